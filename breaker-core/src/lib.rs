@@ -1,0 +1,25 @@
+//! Rampmeter's decisions, pure: state in, time in, decision out.
+//!
+//! Nothing here reads a clock, draws a random number, awaits, logs or
+//! serialises. Time and randomness are arguments; the next deadline is a return
+//! value. So every rule can be tested in virtual time, and every replica that
+//! sees the same figures decides the same.
+
+pub mod breaker;
+pub mod evidence;
+pub mod histogram;
+pub mod ids;
+pub mod outcome;
+pub mod policy;
+pub mod time;
+pub mod vantage;
+pub mod window;
+
+pub use breaker::{Breaker, Circuit, Ramp, TrialLease, Version};
+pub use evidence::{Evidence, TripReason};
+pub use ids::{AgentId, BackendName, PopId};
+pub use outcome::{FailureKind, OutcomeClass};
+pub use policy::{BreakerPolicy, Mode};
+pub use time::Timestamp;
+pub use vantage::{FleetView, PopView, Verdict, Witness};
+pub use window::{Counts, Window};
