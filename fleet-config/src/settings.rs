@@ -1,0 +1,190 @@
+//! A service's settings as validated, with their defaults. Breaker settings are
+//! `breaker_core::BreakerPolicy`.
+
+use std::time::Duration;
+
+/// How long to wait for a backend. Each is at most the total.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection. 1 ms to 5 min.
+    pub connect: Duration,
+    /// For the response's header, from when the request was sent. 1 ms to 1 h.
+    pub response_headers: Duration,
+    /// For the whole exchange. 1 ms to 1 h.
+    pub total: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(1),
+            response_headers: Duration::from_secs(10),
+            total: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What one agent may ask of one backend at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests in flight, 1 to 1,000,000.
+    pub max_concurrency: u32,
+    /// Requests waiting for their turn, 0 to 100,000. This version keeps no
+    /// queue: what exceeds `max_concurrency` is refused.
+    pub max_queue: u32,
+    /// Longest wait in the queue, 1 ms to 60 s.
+    pub queue_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_concurrency: 1024,
+            max_queue: 0,
+            queue_timeout: Duration::from_millis(100),
+        }
+    }
+}
+
+/// How important a request is, most important first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// Shed last: payments.
+    Critical,
+    /// Before normal.
+    High,
+    /// Everything else.
+    #[default]
+    Normal,
+    /// Shed first: marketing analytics.
+    Low,
+}
+
+/// What identifies a request's caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestKey {
+    /// The value of this header field, name in lower case.
+    Header(String),
+}
+
+/// How a request gets its priority.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PriorityRule {
+    /// The header field that names one, in lower case.
+    pub header: Option<String>,
+    /// Without such a field.
+    pub default: Priority,
+    /// Who is admitted together.
+    pub shed_key: Option<RequestKey>,
+}
+
+/// Retries of failed requests.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Retry {
+    /// Retries of one request, 0 to 10.
+    pub max_retries: u32,
+    /// Retries as a percentage of requests, 0 to 100.
+    pub budget_percent: f64,
+    /// First wait, doubled each time, full jitter. 1 ms to 10 s.
+    pub base_backoff: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            max_retries: 2,
+            budget_percent: 20.0,
+            base_backoff: Duration::from_millis(25),
+        }
+    }
+}
+
+/// Rate limit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Throttle {
+    /// Requests a second over the fleet, above 0.
+    pub rate: f64,
+    /// Requests at once, 1 and up.
+    pub burst: u32,
+    /// Who has a bucket of their own; `None`: one for all.
+    pub key: Option<RequestKey>,
+}
+
+/// Stale answers in an emergency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fallback {
+    /// How stale, 1 s to 7 days.
+    pub stale_if_error: Duration,
+    /// Largest answer kept, in bytes.
+    pub max_entry_bytes: u64,
+}
+
+impl Default for Fallback {
+    fn default() -> Self {
+        Self {
+            stale_if_error: Duration::from_secs(300),
+            max_entry_bytes: 1 << 20,
+        }
+    }
+}
+
+/// Who puts a failover plan into force.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FailoverMode {
+    /// The control plane.
+    #[default]
+    Automatic,
+    /// An operator, who approves it.
+    Manual,
+}
+
+/// How traffic moves between regions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Failover {
+    /// Who puts a plan into force.
+    pub mode: FailoverMode,
+    /// Share of a region's capacity to fill, (0, 1].
+    pub target_utilization: f64,
+    /// Percentage of the demand that moves back each second, (0, 100].
+    pub failback_percent_per_second: f64,
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self {
+            mode: FailoverMode::Automatic,
+            target_utilization: 0.8,
+            failback_percent_per_second: 10.0,
+        }
+    }
+}
+
+/// Active probes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What to get.
+    pub path: String,
+    /// How often, 100 ms to 1 h.
+    pub interval: Duration,
+    /// How long to wait, at most the interval.
+    pub timeout: Duration,
+    /// Successes in a row that make an endpoint healthy, 1 to 100.
+    pub rise: u32,
+    /// Failures in a row that make it unhealthy, 1 to 100.
+    pub fall: u32,
+    /// Agents of each POP that probe, 1 to 100.
+    pub probers_per_pop: u32,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self {
+            path: "/healthz".to_owned(),
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+            probers_per_pop: 1,
+        }
+    }
+}
