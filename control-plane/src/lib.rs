@@ -1,1 +1,3 @@
-//! control-plane.
+//! Agents' streams in, decisions out.
+
+pub mod store;

@@ -1,0 +1,410 @@
+//! Where replicas of the control plane meet.
+//!
+//! Replicas have no leader and never talk to each other: each writes what it
+//! saw, reads what the others saw, and commits decisions by compare-and-set.
+//! Everything else about them follows from this seam, so it is small and has
+//! two implementations under one contract suite: `memory` (one process) and
+//! `redis` (any number of replicas). Both give the same guarantees except that
+//! memory ends with its process.
+//!
+//! What a caller may rely on:
+//! * a [`Store`] is one replica's handle; it remembers the records that it has
+//!   seen and commits them again when the store has lost them;
+//! * the version of a backend never decreases, whatever happens to the store;
+//! * among commits on the same version one wins, the others get its record;
+//! * every call ends within [`CALL_LIMIT`], and fails fast while the store is away;
+//! * nothing is retried inside, and everything may be repeated: writes are
+//!   absolute, and a commit repeated after a lost answer is recognised.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use breaker_core::{
+    AgentId, BackendName, Breaker, FleetView, PopId, Timestamp, Version, breaker::TrialCandidate,
+};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::broadcast;
+
+/// Registers and presence of a replica that was not heard of for this long are
+/// gone: three calm syncs.
+pub const REPLICA_TTL: Duration = Duration::from_secs(3);
+
+/// No call takes longer. Above the link's own time-out of 250 ms, below the
+/// time after which decisions made on its answer would be old.
+pub const CALL_LIMIT: Duration = Duration::from_millis(300);
+
+/// How long a new epoch over lost history takes no new decisions, so that each
+/// live replica brings what it has seen first: one calm sync.
+pub const REPAIR_GRACE: Duration = Duration::from_secs(1);
+
+/// Events kept for each group of backends; older ones are dropped. About
+/// twenty outages of ten backends that share a group.
+pub const EVENTS_KEPT: usize = 500;
+
+/// Most events in one page: with evidence of a large fleet an event is some KiB.
+pub const EVENTS_PAGE: usize = 1000;
+
+/// Hints waiting for a slow reader; more are merged into [`Hint::Everything`].
+pub const HINTS_KEPT: usize = 1024;
+
+/// Opens the store that `url` names, as `replica`: `memory`, or
+/// `redis://[USER:PASSWORD@]HOST[:PORT][/DB]`.
+///
+/// A Redis that is out of reach is no error: the control plane starts without
+/// it, serves what it knows, and the store comes to life by itself. One that
+/// answers, but not as it must, is an error: waiting will not cure it.
+pub async fn open(_url: &str, _replica: ReplicaId) -> Result<Arc<dyn Store>, OpenError> {
+    todo!()
+}
+
+/// Why a store cannot be used at all.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The URL makes no sense.
+    #[error("store {url:?}: {reason}")]
+    Url {
+        /// As given, without its password.
+        url: String,
+        /// What is wrong, and what is allowed.
+        reason: String,
+    },
+    /// It answers, but not as a Redis we can use.
+    #[error("store {url}: {reason}")]
+    Wrong {
+        /// As given, without its password.
+        url: String,
+        /// What it answered, and what to do.
+        reason: String,
+    },
+}
+
+/// An answer of the store, later.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// One replica's handle to the place where replicas meet.
+///
+/// Each call fails with [`StoreError::Unavailable`] while the store is away:
+/// then nothing may be decided for the fleet. After a lost answer a write may
+/// or may not have happened; the next sync tells.
+pub trait Store: Send + Sync {
+    /// Writes this replica's registers, reads the other replicas' and the
+    /// committed records: one round trip for each group of backends touched.
+    ///
+    /// Starts a new epoch, and commits again what this replica or its agents
+    /// know, if the store turns out to have lost or changed its history.
+    fn sync(&self, request: SyncRequest) -> Answer<'_, SyncReply>;
+
+    /// Makes `next` the backend's record if its version still is `expected`
+    /// ([`BackendState::version`]), and appends `events` in the same step.
+    /// `next.breaker.version` is ignored: the store assigns the version.
+    ///
+    /// Fails with [`StoreError::Repairing`] for [`REPAIR_GRACE`] after history
+    /// was lost. Commit changes only: an absent record is a breaker that was
+    /// always closed, and a first commit ends the adoption of what agents hold.
+    fn commit(
+        &self,
+        backend: BackendName,
+        expected: Option<Version>,
+        next: Record,
+        events: Vec<Bytes>,
+    ) -> Answer<'_, Commit>;
+
+    /// Appends events that come with no commit; `None` for those of the fleet.
+    fn append(&self, backend: Option<BackendName>, events: Vec<Bytes>) -> Answer<'_, ()>;
+
+    /// Events, newest first.
+    fn events(&self, query: EventQuery) -> Answer<'_, EventPage>;
+
+    /// The fleet file in force.
+    fn config(&self) -> Answer<'_, Option<ConfigRecord>>;
+
+    /// Makes `next` the fleet file in force if the revision still is `expected`
+    /// (0: none), and appends `events` of the fleet in the same step.
+    /// `next.revision` must be higher than `expected`.
+    fn put_config(
+        &self,
+        expected: u64,
+        next: ConfigRecord,
+        events: Vec<Bytes>,
+    ) -> Answer<'_, PutConfig>;
+
+    /// Writes this replica's presence, for [`REPLICA_TTL`], and reads all live
+    /// ones, this one included, ordered by id.
+    fn heartbeat(&self, presence: Presence) -> Answer<'_, Vec<(ReplicaId, Presence)>>;
+
+    /// What changed, as it changes, by any replica. Lossy: a hint says that a
+    /// sync is worthwhile, the sync says what is true.
+    fn hints(&self) -> Hints;
+}
+
+/// What went wrong, by what the caller can do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Down, slow or out of reach: decide nothing, try again soon.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// History was lost and is being repaired: sync, then decide again.
+    #[error("the store is being repaired after losing history")]
+    Repairing,
+    /// It answers, but not as our store: a person must look.
+    #[error("{0}")]
+    Wrong(String),
+    /// What it holds cannot be read: a person must look.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+}
+
+/// Stored bytes that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the store's {key} cannot be read: {reason}")]
+pub struct Corrupt {
+    /// Which key, and which field of it.
+    pub key: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A replica of the control plane: unique for each start of a process.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReplicaId(Arc<str>);
+
+impl ReplicaId {
+    /// Names a replica.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a replica brings to a sync, and wants from it.
+#[derive(Debug, Clone, Default)]
+pub struct SyncRequest {
+    /// This replica's views, absolute. Write those with activity only: the
+    /// others age out.
+    pub registers: Vec<(BackendName, ReplicaView)>,
+    /// Backends to read, besides those in `registers` and `held`.
+    pub read: Vec<BackendName>,
+    /// Decisions that agents hold, from their hello, with their versions. Each
+    /// is adopted if it is newer than anything that this store's history has.
+    pub held: Vec<(BackendName, Record)>,
+}
+
+/// What a sync found.
+#[derive(Debug, Clone, Default)]
+pub struct SyncReply {
+    /// The store's clock, which never goes back.
+    pub now: Timestamp,
+    /// One for each backend asked for, ordered by name.
+    pub backends: Vec<BackendState>,
+    /// What could not be read, and was taken as absent.
+    pub corrupt: Vec<Corrupt>,
+}
+
+/// What the store holds of one backend.
+#[derive(Debug, Clone)]
+pub struct BackendState {
+    /// The backend.
+    pub name: BackendName,
+    /// The epoch in which the next commit will be.
+    pub epoch: u64,
+    /// What the next commit has to expect.
+    pub version: Option<Version>,
+    /// The committed record; `None` if there is none, or it could not be read.
+    pub record: Option<Record>,
+    /// The live views of the *other* replicas; the caller has its own.
+    pub others: Vec<(ReplicaId, ReplicaView)>,
+}
+
+/// What is committed for one backend.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// Its breaker.
+    pub breaker: Breaker,
+    /// What brought the fleet's circuit where it is: an encoded event, or empty.
+    pub last_transition: Bytes,
+}
+
+/// What one replica knows of one backend from its own agents. Views add up.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ReplicaView {
+    /// Evidence; its `agents_known` and `agents_reporting` are this replica's.
+    pub fleet: FleetView,
+    /// The largest Retry-After of the backend.
+    pub max_retry_after: Option<Duration>,
+    /// Requests that wanted it, per second, in thousandths.
+    pub demand_milli: u64,
+    /// Of those, refused by us.
+    pub rejected_milli: u64,
+    /// Requests in flight now.
+    pub in_flight: u64,
+    /// Latencies: (bucket of `breaker_core::histogram`, count), by bucket.
+    pub latency: Vec<(u32, u32)>,
+    /// A few agents that could run a trial.
+    pub candidates: Vec<TrialCandidate>,
+}
+
+/// How a commit ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Commit {
+    /// It is the record now, in this version.
+    Done(Version),
+    /// Somebody else was first: this is the record.
+    Lost(Option<Box<Record>>),
+}
+
+/// How a change of the fleet file ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PutConfig {
+    /// It is in force.
+    Done,
+    /// Somebody else was first: this is in force.
+    Lost(Option<Box<ConfigRecord>>),
+}
+
+/// The fleet file in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConfigRecord {
+    /// Rises with every change.
+    pub revision: u64,
+    /// The file.
+    pub yaml: String,
+    /// When it was put in force.
+    pub applied: Timestamp,
+    /// Where it came from: a file's name or an operator.
+    pub source: String,
+    /// Digests of this and earlier files, newest first.
+    pub digests: Vec<String>,
+}
+
+/// What a replica tells of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// Version of its software.
+    pub version: String,
+    /// The agents it serves.
+    pub agents: Vec<AgentPresence>,
+}
+
+/// One agent, as its replica knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentPresence {
+    /// Its id.
+    pub agent: AgentId,
+    /// Unique for each start of its process.
+    pub instance: String,
+    /// Its POP.
+    pub pop: PopId,
+    /// Version of its software.
+    pub version: String,
+    /// Where it serves.
+    pub address: String,
+    /// Since when, by the store's clock.
+    pub connected: Timestamp,
+    /// When it was last heard of.
+    pub heard: Timestamp,
+    /// Round trip to it.
+    pub round_trip: Duration,
+    /// It applied all decisions.
+    pub in_sync: bool,
+    /// The fleet file it runs on.
+    pub config_revision: u64,
+    /// Why it did not apply a newer one; empty if it did.
+    pub config_error: String,
+}
+
+/// Which events.
+#[derive(Debug, Clone, Default)]
+pub struct EventQuery {
+    /// Of this backend; `None` for all, the fleet's included.
+    pub backend: Option<BackendName>,
+    /// At most this many, up to [`EVENTS_PAGE`].
+    pub limit: usize,
+    /// Only those older than this: [`EventPage::next`].
+    pub before: Option<EventCursor>,
+}
+
+/// Some events, newest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventPage {
+    /// The events' bytes.
+    pub events: Vec<Bytes>,
+    /// Where older ones start; `None` at the end.
+    pub next: Option<EventCursor>,
+}
+
+/// A place in the list of events, as `MILLIS-SEQUENCE-GROUP`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventCursor {
+    /// When it was appended.
+    pub(crate) millis: u64,
+    /// Its place within the millisecond.
+    pub(crate) sequence: u64,
+    /// Its group of backends.
+    pub(crate) group: u16,
+}
+
+impl fmt::Display for EventCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.millis, self.sequence, self.group)
+    }
+}
+
+/// A page token that is none of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a page token of this list")]
+pub struct BadCursor(String);
+
+impl std::str::FromStr for EventCursor {
+    type Err = BadCursor;
+
+    fn from_str(token: &str) -> Result<Self, BadCursor> {
+        let parse = || {
+            let mut parts = token.split('-');
+            let cursor = Self {
+                millis: parts.next()?.parse().ok()?,
+                sequence: parts.next()?.parse().ok()?,
+                group: parts.next()?.parse().ok()?,
+            };
+            parts.next().is_none().then_some(cursor)
+        };
+        parse().ok_or_else(|| BadCursor(token.chars().take(80).collect()))
+    }
+}
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hint {
+    /// This backend's record, or its events.
+    Backend(BackendName),
+    /// The fleet file.
+    Config,
+    /// The fleet's own events.
+    Events,
+    /// Hints were missed: look at everything.
+    Everything,
+}
+
+/// A subscription to hints.
+#[derive(Debug)]
+pub struct Hints(broadcast::Receiver<Hint>);
+
+impl Hints {
+    /// The next hint; waits for ever once the store is gone. Cancel safe.
+    pub async fn next(&mut self) -> Hint {
+        match self.0.recv().await {
+            Ok(hint) => hint,
+            Err(broadcast::error::RecvError::Lagged(_)) => Hint::Everything,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
