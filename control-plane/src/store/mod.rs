@@ -16,6 +16,8 @@
 //! * nothing is retried inside, and everything may be repeated: writes are
 //!   absolute, and a commit repeated after a lost answer is recognised.
 
+pub mod memory;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use breaker_core::{
@@ -37,6 +39,10 @@ pub const CALL_LIMIT: Duration = Duration::from_millis(300);
 /// live replica brings what it has seen first: one calm sync.
 pub const REPAIR_GRACE: Duration = Duration::from_secs(1);
 
+/// Epochs are Unix seconds when they can be, so one above this is nonsense: an
+/// agent that claims to hold such a decision is not believed.
+pub const MAX_EPOCH: u64 = 1 << 48;
+
 /// Events kept for each group of backends; older ones are dropped. About
 /// twenty outages of ten backends that share a group.
 pub const EVENTS_KEPT: usize = 500;
@@ -53,8 +59,11 @@ pub const HINTS_KEPT: usize = 1024;
 /// A Redis that is out of reach is no error: the control plane starts without
 /// it, serves what it knows, and the store comes to life by itself. One that
 /// answers, but not as it must, is an error: waiting will not cure it.
-pub async fn open(_url: &str, _replica: ReplicaId) -> Result<Arc<dyn Store>, OpenError> {
-    todo!()
+pub async fn open(url: &str, replica: ReplicaId) -> Result<Arc<dyn Store>, OpenError> {
+    match url {
+        "memory" => Ok(Arc::new(memory::MemoryStore::new(replica))),
+        _ => todo!(),
+    }
 }
 
 /// Why a store cannot be used at all.
@@ -331,6 +340,12 @@ pub struct EventQuery {
     pub limit: usize,
     /// Only those older than this: [`EventPage::next`].
     pub before: Option<EventCursor>,
+}
+
+impl EventQuery {
+    fn page_size(&self) -> usize {
+        self.limit.clamp(1, EVENTS_PAGE)
+    }
 }
 
 /// Some events, newest first.
