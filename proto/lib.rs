@@ -13,5 +13,7 @@ pub mod store {
     tonic::include_proto!("rampmeter.store.v1");
 }
 
+pub mod convert;
+
 /// Encoded `FileDescriptorSet` of everything here.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/rampmeter.bin"));
