@@ -1,11 +1,11 @@
 //! Wire ⇄ domain, in one place. Towards the wire conversions cannot fail; from
 //! the wire every range is checked here, so that nothing behind it checks again.
 
+pub mod backend;
 pub mod decision;
+pub mod event;
 pub mod explain;
 pub mod histogram;
-pub mod record;
-pub mod register;
 pub mod words;
 
 use std::time::Duration;

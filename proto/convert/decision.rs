@@ -135,8 +135,7 @@ pub fn from_circuit(wire: &v1::Circuit, now: Timestamp) -> Result<Circuit, WireE
         },
         StateName::Open => Circuit::Open {
             since: now,
-            until: now
-                + duration_up_to("circuit.retry_in", wire.retry_in.as_ref(), MAX_AHEAD)?,
+            until: now + duration_up_to("circuit.retry_in", wire.retry_in.as_ref(), MAX_AHEAD)?,
             trips,
         },
         StateName::HalfOpen => Circuit::HalfOpen {
