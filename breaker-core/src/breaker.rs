@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+pub use crate::trial::{TrialCandidate, choose_trial};
 use crate::{
     evidence::{Evidence, TripReason},
     ids::{AgentId, PopId},
@@ -92,8 +93,18 @@ pub struct Ramp {
 impl Ramp {
     /// Admission at `now`, 0 to 1.
     pub fn admission(&self, now: Timestamp) -> f64 {
+        if self.duration.is_zero() {
+            return 1.0;
+        }
         let rise = now.since(self.from_at).as_secs_f64() / self.duration.as_secs_f64();
         (self.from + rise).clamp(0.0, 1.0)
+    }
+
+    /// When admission reaches 1.
+    pub fn ends(&self) -> Timestamp {
+        let left = (1.0 - self.from).clamp(0.0, 1.0);
+        // Rounded up: at the end, admission is 1 and not a hair below.
+        self.from_at + self.duration.mul_f64(left) + Duration::from_millis(1)
     }
 }
 
@@ -163,6 +174,8 @@ pub enum Input<'a> {
         lease: &'a str,
         /// How.
         outcome: TrialOutcome,
+        /// The backend's own Retry-After, if it failed with one.
+        retry_after: Option<Duration>,
         /// Uniform in [0, 1).
         jitter: f64,
     },
@@ -241,52 +254,137 @@ pub struct Step {
 impl Breaker {
     /// A closed breaker that never tripped.
     pub fn new(epoch: u64, now: Timestamp) -> Self {
-        let _ = (epoch, now);
-        todo!()
-    }
-
-    /// Takes one step. Pure: the caller commits `next`, or drops it.
-    pub fn step(&self, _input: Input<'_>, _policy: &BreakerPolicy, _now: Timestamp) -> Step {
-        todo!()
+        Self {
+            version: Version { epoch, revision: 0 },
+            fleet: Circuit::Closed {
+                since: now,
+                ramp: None,
+                trips: 0,
+                last_open: Duration::ZERO,
+                served: Duration::ZERO,
+                served_at: now,
+            },
+            pops: BTreeMap::new(),
+            over: None,
+        }
     }
 
     /// The mode in force: the override's, else the policy's.
-    pub fn mode(&self, _policy: &BreakerPolicy) -> Mode {
-        todo!()
+    pub fn mode(&self, policy: &BreakerPolicy) -> Mode {
+        self.over.as_ref().map_or(policy.mode, |over| over.mode)
     }
 
-    /// Circuits that are HALF_OPEN and may grant another lease now; `None` is
-    /// the fleet's. An agent is chosen with [`choose_trial`].
-    pub fn wants_trial(&self, _policy: &BreakerPolicy, _now: Timestamp) -> Vec<Option<PopId>> {
-        todo!()
-    }
-
-    /// From when on evidence about `pop` (`None`: the fleet) counts: what was
-    /// seen before a circuit last closed says nothing about it now.
+    /// From when on evidence counts: what was seen before a circuit last closed
+    /// says nothing about it now.
     pub fn evidence_since(&self) -> Timestamp {
-        todo!()
+        self.circuits()
+            .filter_map(|(_, circuit)| match circuit {
+                Circuit::Closed { since, .. } => Some(*since),
+                Circuit::Open { .. } | Circuit::HalfOpen { .. } => None,
+            })
+            .max()
+            .unwrap_or_default()
+    }
+
+    /// What clients meet at `pop` (`None`: where no POP has its own circuit),
+    /// the mode considered; SHADOW shows what would be.
+    pub fn state(&self, policy: &BreakerPolicy, pop: Option<&PopId>) -> StateName {
+        match self.mode(policy) {
+            Mode::ForcedOpen => StateName::Open,
+            Mode::ForcedClosed | Mode::Disabled => StateName::Closed,
+            Mode::Enforce | Mode::Shadow => match self.fleet.state() {
+                StateName::Closed => self.circuit(pop).map_or(StateName::Closed, Circuit::state),
+                state => state,
+            },
+        }
+    }
+
+    /// Share of requests let through at `pop` (`None`: where no POP has its own
+    /// circuit): the stricter of the fleet's and the POP's, as the mode has it.
+    pub fn admission(&self, policy: &BreakerPolicy, pop: Option<&PopId>, now: Timestamp) -> f64 {
+        match self.mode(policy) {
+            Mode::ForcedOpen => 0.0,
+            Mode::Shadow | Mode::ForcedClosed | Mode::Disabled => 1.0,
+            Mode::Enforce => {
+                let own = self.circuit(pop).map_or(1.0, |c| c.admission(now));
+                own.min(self.fleet.admission(now))
+            }
+        }
+    }
+
+    /// The circuit of a scope; `None` is the fleet's.
+    pub fn circuit(&self, pop: Option<&PopId>) -> Option<&Circuit> {
+        match pop {
+            None => Some(&self.fleet),
+            Some(pop) => self.pops.get(pop),
+        }
+    }
+
+    /// Every circuit, the fleet's first.
+    pub fn circuits(&self) -> impl Iterator<Item = (Option<&PopId>, &Circuit)> {
+        let pops = self.pops.iter().map(|(pop, circuit)| (Some(pop), circuit));
+        std::iter::once((None, &self.fleet)).chain(pops)
+    }
+
+    pub(crate) fn circuit_mut(&mut self, pop: Option<&PopId>) -> Option<&mut Circuit> {
+        match pop {
+            None => Some(&mut self.fleet),
+            Some(pop) => self.pops.get_mut(pop),
+        }
+    }
+
+    pub(crate) fn circuits_mut(&mut self) -> impl Iterator<Item = &mut Circuit> {
+        std::iter::once(&mut self.fleet).chain(self.pops.values_mut())
+    }
+
+    /// The next deadline after `now`.
+    pub(crate) fn wake_at(&self, policy: &BreakerPolicy, now: Timestamp) -> Option<Timestamp> {
+        let over = self.over.as_ref().map(|over| over.expires);
+        self.circuits()
+            .flat_map(|(pop, circuit)| {
+                let removal = match circuit {
+                    Circuit::Closed { since, .. } if pop.is_some() => Some(*since + policy.window),
+                    _ => None,
+                };
+                [circuit.changes_at(), circuit.counts_at(), removal]
+            })
+            .chain([over])
+            .flatten()
+            .filter(|at| *at > now)
+            .min()
     }
 }
 
-/// An agent that could run a trial.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrialCandidate {
-    /// The agent.
-    pub agent: AgentId,
-    /// Its POP.
-    pub pop: PopId,
-    /// Requests a second it wants to send.
-    pub demand: f64,
-    /// Of those, idempotent ones.
-    pub idempotent: f64,
-}
+impl Circuit {
+    /// Trips in a row, not yet forgotten.
+    pub const fn trips(&self) -> u32 {
+        match self {
+            Self::Closed { trips, .. }
+            | Self::Open { trips, .. }
+            | Self::HalfOpen { trips, .. } => *trips,
+        }
+    }
 
-/// Picks who runs the next trial: with demand, preferring POPs and agents that
-/// have not tried in this round, then idempotent demand. `None` without demand.
-pub fn choose_trial<'a>(
-    _breaker: &Breaker,
-    _pop: Option<&PopId>,
-    _candidates: &'a [TrialCandidate],
-) -> Option<&'a TrialCandidate> {
-    todo!()
+    /// When it changes next by time alone: the end of the ramp, of the open
+    /// period, or of the first lease.
+    pub fn changes_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Closed { ramp, .. } => ramp.map(|ramp| ramp.ends()),
+            Self::Open { until, .. } => Some(*until),
+            Self::HalfOpen { leases, .. } => leases.iter().map(|lease| lease.expires).min(),
+        }
+    }
+
+    /// When served time may be counted next.
+    fn counts_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Closed {
+                trips,
+                last_open,
+                served_at,
+                ..
+            } if *trips > 0 => Some(*served_at + crate::step::served_part(*last_open)),
+            Self::Closed { .. } | Self::Open { .. } | Self::HalfOpen { .. } => None,
+        }
+    }
 }

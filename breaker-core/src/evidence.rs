@@ -5,7 +5,7 @@ use crate::{
     ids::{AgentId, PopId},
     policy::BreakerPolicy,
     time::Timestamp,
-    window::Window,
+    window::{Counts, Window, first_slot, slot_start},
 };
 
 /// Score at which evidence convicts, in nats.
@@ -26,18 +26,71 @@ pub enum TripReason {
     Override,
 }
 
-/// Learned failure rate of calm times, as decayed counts that add up over
-/// replicas.
+impl TripReason {
+    /// The rules over rates, in the order in which they are asked.
+    pub const RATES: [Self; 3] = [Self::FailureRate, Self::OverloadRate, Self::SlowCallRate];
+}
+
+/// Learned rates of calm times, as decayed counts that add up over replicas.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Baseline {
     /// Requests learned from.
     pub requests: u64,
     /// Of those, failures.
     pub failures: u64,
+    /// Of those, overloads.
+    pub overloads: u64,
 }
 
+/// Requests from which on a baseline is trusted: with none of 200 failing, the
+/// true rate is below 1.5 % (the rule of three).
+pub const LEARNED: u64 = 200;
+
+/// Requests at which a baseline is halved, so that old ones fade.
+const FADING: u64 = 20_000;
+
+impl Baseline {
+    /// Adds counts of a calm time: the circuit closed, no ramp, no score worth
+    /// a vote.
+    pub fn learn(&mut self, calm: Counts) {
+        self.add(Self {
+            requests: calm.requests,
+            failures: calm.failures.min(calm.requests),
+            overloads: calm.overloads.min(calm.requests),
+        });
+        while self.requests > FADING {
+            self.requests /= 2;
+            self.failures /= 2;
+            self.overloads /= 2;
+        }
+    }
+
+    /// Adds what another replica learned.
+    pub fn add(&mut self, other: Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.failures = self.failures.saturating_add(other.failures);
+        self.overloads = self.overloads.saturating_add(other.overloads);
+    }
+
+    /// The rate that `rule` tolerates, p0.
+    fn tolerated(self, rule: TripReason) -> f64 {
+        let bad = match rule {
+            TripReason::FailureRate => self.failures,
+            TripReason::OverloadRate => self.failures.saturating_add(self.overloads),
+            _ => return UNLEARNED,
+        };
+        if self.requests < LEARNED {
+            return UNLEARNED;
+        }
+        (3.0 * bad as f64 / self.requests as f64).clamp(0.02, 0.3)
+    }
+}
+
+/// Tolerated rate until a baseline is learned.
+const UNLEARNED: f64 = 0.05;
+
 /// Strength of one rule's evidence in one window.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Score {
     /// Log-likelihood ratio at the best onset, in nats; 0 without evidence.
     pub nats: f64,
@@ -51,14 +104,130 @@ pub struct Score {
     pub failing: bool,
 }
 
-/// Scores `window` by one rule. `TripReason` must be one of the three rates.
+/// Score from which on evidence leans towards failing: about one failure and no
+/// success since the onset.
+pub const LEAN_SCORE: f64 = 3.0;
+
+/// One rule over a rate, with the weights that policy and baseline give it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rule {
+    /// Its name.
+    pub reason: TripReason,
+    /// Tolerated rate, p0.
+    pub tolerated: f64,
+    /// Intolerable rate, p1, and the share of bad requests needed to convict.
+    pub intolerable: f64,
+    /// Nats for each bad request, positive.
+    bad: f64,
+    /// Nats for each good one, negative.
+    good: f64,
+    /// Requests needed to convict.
+    volume: u64,
+}
+
+impl Rule {
+    /// `None` if the policy switched the rule off, or `reason` is not one of
+    /// [`TripReason::RATES`].
+    pub fn new(reason: TripReason, policy: &BreakerPolicy, baseline: Baseline) -> Option<Self> {
+        let intolerable = match reason {
+            TripReason::FailureRate => policy.failure_rate_threshold,
+            TripReason::OverloadRate => policy.overload_rate_threshold,
+            TripReason::SlowCallRate => {
+                policy.slow_call_duration?;
+                policy.slow_call_rate_threshold
+            }
+            TripReason::TrialFailed | TripReason::Override => return None,
+        };
+        // A threshold of 100 % would give a success infinite weight, and one
+        // below p0 a negative weight to a failure.
+        let p1 = intolerable.clamp(0.001, 0.99);
+        let p0 = baseline.tolerated(reason).min(p1 / 2.0);
+        Some(Self {
+            reason,
+            tolerated: p0,
+            intolerable,
+            bad: (p1 / p0).ln(),
+            good: ((1.0 - p1) / (1.0 - p0)).ln(),
+            volume: u64::from(policy.min_request_volume),
+        })
+    }
+
+    /// The rules in force, in the order in which they are asked.
+    pub fn all(policy: &BreakerPolicy, baseline: Baseline) -> Vec<Self> {
+        TripReason::RATES
+            .into_iter()
+            .filter_map(|reason| Self::new(reason, policy, baseline))
+            .collect()
+    }
+
+    /// Bad requests by this rule, never more than requests.
+    pub fn bad_of(&self, counts: Counts) -> u64 {
+        let bad = match self.reason {
+            TripReason::OverloadRate => counts.failures.saturating_add(counts.overloads),
+            TripReason::SlowCallRate => counts.slow,
+            _ => counts.failures,
+        };
+        bad.min(counts.requests)
+    }
+
+    /// Log-likelihood ratio of `bad` of `requests`, in nats.
+    pub fn nats(&self, requests: u64, bad: u64) -> f64 {
+        bad as f64 * self.bad + requests.saturating_sub(bad) as f64 * self.good
+    }
+
+    /// The score that counts as leaning: one failure and no success, also where
+    /// an unlearned baseline makes a failure weigh less than [`LEAN_SCORE`].
+    pub fn lean(&self) -> f64 {
+        self.bad.min(LEAN_SCORE)
+    }
+
+    /// Scores what `window` holds since `since`.
+    pub fn score(&self, window: &Window, since: Timestamp) -> Score {
+        self.scan(window.newest_first_without(None), since)
+    }
+
+    /// Scores what `window` holds since `since` without `part` of it.
+    pub fn score_without(&self, window: &Window, part: &Window, since: Timestamp) -> Score {
+        self.scan(window.newest_first_without(Some(part)), since)
+    }
+
+    /// The scan over every onset: sums are integers, so that equal traffic gives
+    /// equal scores whatever the order it was added in.
+    fn scan(&self, newest_first: impl Iterator<Item = (u64, Counts)>, since: Timestamp) -> Score {
+        let first = first_slot(since);
+        let mut best = Score::default();
+        let (mut requests, mut bad) = (0_u64, 0_u64);
+        for (index, counts) in newest_first.take_while(|(index, _)| *index >= first) {
+            requests = requests.saturating_add(counts.requests);
+            bad = bad.saturating_add(self.bad_of(counts));
+            let nats = self.nats(requests, bad);
+            let failing = nats >= CONVICT_SCORE
+                && bad as f64 >= self.intolerable * requests as f64
+                && requests >= self.volume;
+            if (failing, nats) > (best.failing, best.nats) {
+                best = Score {
+                    nats,
+                    onset: slot_start(index),
+                    requests,
+                    bad,
+                    failing,
+                };
+            }
+        }
+        best
+    }
+}
+
+/// Scores `window` by one rule. Zero for a rule that is switched off.
 pub fn score(
-    _window: &Window,
-    _rule: TripReason,
-    _policy: &BreakerPolicy,
-    _baseline: Baseline,
+    window: &Window,
+    rule: TripReason,
+    policy: &BreakerPolicy,
+    baseline: Baseline,
 ) -> Score {
-    todo!()
+    Rule::new(rule, policy, baseline)
+        .map(|rule| rule.score(window, Timestamp::default()))
+        .unwrap_or_default()
 }
 
 /// Why a backend was, or was not, convicted.

@@ -5,13 +5,17 @@
 //! value. So every rule can be tested in virtual time, and every replica that
 //! sees the same figures decides the same.
 
+#![warn(missing_docs)]
+
 pub mod breaker;
 pub mod evidence;
 pub mod histogram;
 pub mod ids;
 pub mod outcome;
 pub mod policy;
+pub mod step;
 pub mod time;
+pub mod trial;
 pub mod vantage;
 pub mod window;
 

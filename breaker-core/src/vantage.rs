@@ -1,12 +1,19 @@
 //! Who may convict a backend: evidence must survive the loss of its worst
 //! witness, in each POP and over the fleet.
+//!
+//! One agent that carries most of the traffic over a broken uplink trips every
+//! plain ratio. So each POP is judged without the agent whose loss weakens the
+//! case most, and the fleet without the POP whose loss does; a lone accuser is a
+//! suspect, and its samples leave the fleet's sums.
+
+use std::borrow::Cow;
 
 use crate::{
-    evidence::{Baseline, Evidence},
+    evidence::{Baseline, Evidence, PopEvidence, Rule, Score, Suspect},
     ids::{AgentId, PopId},
     policy::BreakerPolicy,
     time::Timestamp,
-    window::Window,
+    window::{Counts, FINE, Window},
 };
 
 /// One agent's own window, kept apart so that it can be left out of a sum.
@@ -19,6 +26,9 @@ pub struct Witness {
 }
 
 /// What one replica knows of one backend from one POP. Views of replicas add up.
+///
+/// `total` and the witnesses' windows are made from the same slots; whoever
+/// compacts one compacts all, so that a witness can be subtracted exactly.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PopView {
     /// The POP.
@@ -27,20 +37,76 @@ pub struct PopView {
     pub agents: u32,
     /// Sum over all its agents.
     pub total: Window,
-    /// The worst agents by each rule, at most one for each rule and replica.
+    /// The worst agents by each rule, at most one for each rule and replica. An
+    /// agent that moved between replicas is one witness with both windows.
     pub worst: Vec<Witness>,
 }
 
 impl PopView {
     /// From every agent's window.
     pub fn of_agents<'a>(
-        _pop: PopId,
-        _agents: impl Iterator<Item = (&'a AgentId, &'a Window)>,
-        _policy: &BreakerPolicy,
-        _baseline: Baseline,
+        pop: PopId,
+        agents: impl Iterator<Item = (&'a AgentId, &'a Window)>,
+        policy: &BreakerPolicy,
+        baseline: Baseline,
     ) -> Self {
-        todo!()
+        let agents: Vec<_> = agents.filter(|(_, window)| !window.is_empty()).collect();
+        let mut view = Self {
+            pop,
+            agents: agents.len().try_into().unwrap_or(u32::MAX),
+            total: Window::default(),
+            worst: Vec::new(),
+        };
+        for (_, window) in &agents {
+            view.total.merge(window);
+        }
+        let mut accused: Vec<(&AgentId, &Window)> = Rule::all(policy, baseline)
+            .iter()
+            .filter_map(|rule| worst_by(rule, &agents))
+            .collect();
+        accused.sort_by_key(|(agent, _)| *agent);
+        accused.dedup_by_key(|(agent, _)| *agent);
+        // A lone agent is named even without a bad outcome: when it moves to
+        // another replica, its successes there must not speak against itself.
+        if let [alone] = agents[..] {
+            accused = vec![alone];
+        }
+        view.worst = accused
+            .into_iter()
+            .map(|(agent, window)| Witness {
+                agent: agent.clone(),
+                window: window.clone(),
+            })
+            .collect();
+        view
     }
+
+    fn merge(&mut self, other: &Self) {
+        self.agents = self.agents.saturating_add(other.agents);
+        self.total.merge(&other.total);
+        for witness in &other.worst {
+            match self.worst.iter_mut().find(|w| w.agent == witness.agent) {
+                Some(mine) => mine.window.merge(&witness.window),
+                None => self.worst.push(witness.clone()),
+            }
+        }
+        self.worst.sort_by(|a, b| a.agent.cmp(&b.agent));
+    }
+}
+
+/// The agent with the strongest evidence of its own; the first by name of equals.
+fn worst_by<'a>(
+    rule: &Rule,
+    agents: &[(&'a AgentId, &'a Window)],
+) -> Option<(&'a AgentId, &'a Window)> {
+    agents
+        .iter()
+        .map(|(agent, window)| (rule.score(window, Timestamp::default()), *agent, *window))
+        .filter(|(score, ..)| score.bad > 0)
+        .max_by(|(a, a_name, _), (b, b_name, _)| {
+            a.nats.total_cmp(&b.nats).then_with(|| b_name.cmp(a_name))
+        })
+        .map(|(_, agent, window)| (agent, window))
 }
 
 /// What is known of one backend.
@@ -48,7 +114,7 @@ impl PopView {
 pub struct FleetView {
     /// One entry for each POP.
     pub pops: Vec<PopView>,
-    /// Failure rate of calm times.
+    /// Rates of calm times.
     pub baseline: Baseline,
     /// Agents known in the last minute.
     pub agents_known: u32,
@@ -58,8 +124,17 @@ pub struct FleetView {
 
 impl FleetView {
     /// Adds another replica's view.
-    pub fn merge(&mut self, _other: &Self) {
-        todo!()
+    pub fn merge(&mut self, other: &Self) {
+        for view in &other.pops {
+            match self.pops.iter_mut().find(|p| p.pop == view.pop) {
+                Some(mine) => mine.merge(view),
+                None => self.pops.push(view.clone()),
+            }
+        }
+        self.pops.sort_by(|a, b| a.pop.cmp(&b.pop));
+        self.baseline.add(other.baseline);
+        self.agents_known = self.agents_known.saturating_add(other.agents_known);
+        self.agents_reporting = self.agents_reporting.saturating_add(other.agents_reporting);
     }
 }
 
@@ -72,20 +147,193 @@ pub struct Verdict {
     pub fleet: bool,
     /// POPs it fails for, when not for the fleet.
     pub pops: Vec<PopId>,
-    /// Coverage was too thin to act for the fleet.
+    /// It fails for the fleet, but coverage is too thin to act on that.
     pub thin: bool,
     /// Requests completed fleet-wide in the last second, without suspects, and
     /// how many of them were bad: what a closing or ramping breaker lives on.
-    pub recent: crate::window::Counts,
+    pub recent: Counts,
+    /// The same since `since`: what trips are forgotten for.
+    pub seen: Counts,
 }
 
 /// Judges one backend by what was seen since `since` (see
 /// `Breaker::evidence_since`), at most `policy.window` ago.
 pub fn judge(
-    _view: &FleetView,
-    _policy: &BreakerPolicy,
-    _since: Timestamp,
-    _now: Timestamp,
+    view: &FleetView,
+    policy: &BreakerPolicy,
+    since: Timestamp,
+    now: Timestamp,
 ) -> Verdict {
-    todo!()
+    let since = since.max(now - policy.window);
+    // The rule that convicts most decides; of equals the first, unless none
+    // convicts: then the one with the strongest evidence is shown.
+    Rule::all(policy, view.baseline)
+        .iter()
+        .map(|rule| judge_by(rule, view, policy, since, now))
+        .reduce(|a, b| if b.weight() > a.weight() { b } else { a })
+        .expect("failures and overloads are always judged")
+}
+
+impl Verdict {
+    fn weight(&self) -> (bool, bool, usize, f64) {
+        let nats = if self.fleet || self.thin || !self.pops.is_empty() {
+            0.0
+        } else {
+            self.evidence.overall.nats
+        };
+        (self.fleet, self.thin, self.pops.len(), nats)
+    }
+}
+
+fn judge_by(
+    rule: &Rule,
+    view: &FleetView,
+    policy: &BreakerPolicy,
+    since: Timestamp,
+    now: Timestamp,
+) -> Verdict {
+    let active: Vec<&PopView> = view
+        .pops
+        .iter()
+        .filter(|p| p.total.total_since(since).requests > 0)
+        .collect();
+    let judged: Vec<PopJudged<'_>> = active
+        .iter()
+        .map(|pop| PopJudged::new(rule, pop, since))
+        .collect();
+
+    let mut sum = Window::default();
+    for pop in &judged {
+        sum.merge(&pop.trusted);
+    }
+    let votes = judged.iter().filter(|p| p.evidence.votes_failing).count();
+    let needed = votes_needed(judged.len(), policy.quorum);
+    let score = match &judged[..] {
+        [only] => only.evidence.score,
+        _ => weakest(
+            judged
+                .iter()
+                .map(|p| rule.score_without(&sum, &p.trusted, since)),
+        ),
+    };
+    let coverage = coverage(view);
+    let convicted = score.failing && votes >= needed;
+    let thin = convicted && coverage < policy.min_coverage;
+    let fleet = convicted && !thin;
+    let mut overall = Window::default();
+    for pop in &active {
+        overall.merge(&pop.total);
+    }
+
+    let suspects = judged.iter().filter_map(|p| p.suspect.clone()).collect();
+    let mut pops: Vec<PopEvidence> = judged.into_iter().map(|p| p.evidence).collect();
+    let failing = pops.iter().filter(|p| p.failing && !fleet);
+    let failing = failing.map(|p| p.pop.clone()).collect();
+    pops.sort_by(|a, b| {
+        (b.failing, b.score.nats)
+            .partial_cmp(&(a.failing, a.score.nats))
+            .expect("scores are finite")
+            .then_with(|| a.pop.cmp(&b.pop))
+    });
+    Verdict {
+        fleet,
+        pops: failing,
+        thin,
+        recent: sum.total_since(since.max(now - FINE)),
+        seen: sum.total_since(since),
+        evidence: Evidence {
+            rule: rule.reason,
+            score,
+            overall: rule.score(&overall, since),
+            tolerated: rule.tolerated,
+            intolerable: rule.intolerable,
+            pops_active: active.len().try_into().unwrap_or(u32::MAX),
+            pops_failing: votes.try_into().unwrap_or(u32::MAX),
+            pops_needed: needed.try_into().unwrap_or(u32::MAX),
+            pops,
+            suspects,
+            coverage,
+        },
+    }
+}
+
+/// One POP by one rule.
+struct PopJudged<'a> {
+    evidence: PopEvidence,
+    suspect: Option<Suspect>,
+    /// Its samples without the suspect's.
+    trusted: Cow<'a, Window>,
+}
+
+impl<'a> PopJudged<'a> {
+    fn new(rule: &Rule, view: &'a PopView, since: Timestamp) -> Self {
+        let everyone = view.total.total_since(since).requests;
+        let others = |w: &Witness| everyone.saturating_sub(w.window.total_since(since).requests);
+        let worst = view
+            .worst
+            .iter()
+            .map(|w| (rule.score_without(&view.total, &w.window, since), w))
+            .min_by(|(a, _), (b, _)| {
+                (a.failing, a.nats)
+                    .partial_cmp(&(b.failing, b.nats))
+                    .expect("scores are finite")
+            });
+        // Where only one agent has traffic, its evidence is all there is.
+        let (score, left_out) = match worst {
+            Some((without, w)) if others(w) > 0 => (without, Some(w)),
+            _ => (rule.score(&view.total, since), None),
+        };
+        let votes_failing = score.nats >= rule.lean();
+        let suspect = left_out
+            .filter(|_| !votes_failing)
+            .map(|w| (w, rule.score(&w.window, since)))
+            .filter(|(_, own)| own.failing);
+        let trusted = match suspect {
+            Some((w, _)) => Cow::Owned(view.total.without(&w.window)),
+            None => Cow::Borrowed(&view.total),
+        };
+        Self {
+            evidence: PopEvidence {
+                pop: view.pop.clone(),
+                score,
+                agents: view.agents,
+                votes_failing,
+                failing: score.failing,
+                left_out: left_out.map(|w| w.agent.clone()),
+            },
+            suspect: suspect.map(|(w, score)| Suspect {
+                agent: w.agent.clone(),
+                pop: view.pop.clone(),
+                score,
+            }),
+            trusted,
+        }
+    }
+}
+
+/// Votes for the fleet: a share of the POPs with traffic, but never one alone
+/// where there are others.
+fn votes_needed(active: usize, quorum: f64) -> usize {
+    match active {
+        0 | 1 => 1,
+        _ => ((quorum * active as f64).ceil() as usize).max(2),
+    }
+}
+
+fn coverage(view: &FleetView) -> f64 {
+    match view.agents_known {
+        0 => 1.0,
+        known => (f64::from(view.agents_reporting) / f64::from(known)).min(1.0),
+    }
+}
+
+/// The score that is left when the worst witness is left out.
+fn weakest(scores: impl Iterator<Item = Score>) -> Score {
+    scores
+        .min_by(|a, b| {
+            (a.failing, a.nats)
+                .partial_cmp(&(b.failing, b.nats))
+                .expect("scores are finite")
+        })
+        .unwrap_or_default()
 }
