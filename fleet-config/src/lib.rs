@@ -5,9 +5,20 @@
 //! A file that is wrong is refused whole, with every mistake named at once,
 //! because an operator who fixes one error per attempt makes the outage longer.
 
+mod backends;
+mod error;
+mod fleet;
 mod model;
+mod read;
+mod routes;
+mod sections;
 mod settings;
+mod thresholds;
+mod tree;
+mod units;
+mod values;
 
+pub use error::{ConfigError, ConfigErrors};
 pub use model::{
     Backend, Endpoint, FleetConfig, HostPattern, PathMatch, Pop, Route, Scheme, Service,
 };
@@ -15,3 +26,4 @@ pub use settings::{
     Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule, RequestKey,
     Retry, Throttle, Timeouts,
 };
+pub use tree::MAX_FILE_BYTES;

@@ -1,0 +1,376 @@
+//! Reading the whole file, and what only the whole file can tell.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use breaker_core::ids::{PopId, RegionName, ServiceName};
+
+use crate::{
+    backends,
+    error::{ConfigErrors, Report},
+    model::{Backend, FleetConfig, Pop, Route, Service},
+    read::At,
+    routes,
+    sections::Settings,
+    tree,
+};
+
+/// Most services and POPs: what one agent's memory and one `/metrics` page bear.
+const MAX_SERVICES: usize = 10_000;
+const MAX_POPS: usize = 1_000;
+/// Most regions in one POP's order.
+const MAX_REGIONS: usize = 100;
+
+impl FleetConfig {
+    /// Reads a fleet file, YAML or JSON. `source` names it in messages.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn parse(text: &str, source: &str) -> Result<Self, ConfigErrors> {
+        read(text, source, false)
+    }
+
+    /// Like [`parse`](Self::parse), but unknown keys are warnings: an agent must
+    /// survive a file that a newer control plane has accepted.
+    ///
+    /// # Errors
+    /// Everything else that is wrong with it, at once.
+    pub fn parse_lenient(text: &str, source: &str) -> Result<(Self, Vec<String>), ConfigErrors> {
+        let config = read(text, source, true)?;
+        let warnings = config.warnings.clone();
+        Ok((config, warnings))
+    }
+}
+
+fn read(text: &str, source: &str, lenient: bool) -> Result<FleetConfig, ConfigErrors> {
+    let root = tree::read(text, source)?;
+    let report = Report::new(source, lenient);
+    let (pops, services) = sections(&At::root(&root, &report));
+    let warnings = report.finish()?;
+    Ok(FleetConfig {
+        pops,
+        services,
+        warnings,
+    })
+}
+
+fn sections(root: &At<'_>) -> (BTreeMap<PopId, Pop>, BTreeMap<ServiceName, Service>) {
+    let Some(mut fields) = root.fields() else {
+        return Default::default();
+    };
+    let pops = fields.get("pops");
+    let defaults = fields.get("defaults");
+    let services = fields.get("services");
+    fields.finish();
+    for (key, given, example) in [
+        ("pops", &pops, "pops: {fra1: {region_order: [eu-west]}}"),
+        (
+            "services",
+            &services,
+            "services: {payments: {routes: […], backends: {…}}}",
+        ),
+    ] {
+        if given.is_none() {
+            root.error(format_args!(
+                "{key} is missing: give at least one, for example {example}"
+            ));
+        }
+    }
+    let defaults = defaults.map(|at| read_defaults(&at)).unwrap_or_default();
+    let pops = pops.map(|at| read_pops(&at)).unwrap_or_default();
+    let services = services
+        .map(|at| read_services(&at, &defaults))
+        .unwrap_or_default();
+    check_routes(&services);
+    check_regions(&pops, &services);
+    let without_places = |(name, read): (ServiceName, ServiceRead<'_>)| (name, read.into_service());
+    (
+        pops.into_iter()
+            .map(|(name, (_, pop))| (name, pop))
+            .collect(),
+        services.into_iter().map(without_places).collect(),
+    )
+}
+
+fn read_defaults(at: &At<'_>) -> Settings {
+    let Some(mut fields) = at.fields() else {
+        return Settings::default();
+    };
+    let settings = Settings::default().read(&mut fields);
+    for key in ["routes", "backends"] {
+        if let Some(at) = fields.get(key) {
+            at.error("belongs to a service: services that shared it could not be told apart");
+        }
+    }
+    fields.finish();
+    settings
+}
+
+type Pops<'a> = BTreeMap<PopId, (At<'a>, Pop)>;
+
+fn read_pops<'a>(at: &At<'a>) -> Pops<'a> {
+    let entries = named(at, "POP", MAX_POPS);
+    let mut pops = BTreeMap::new();
+    for (name, at) in entries {
+        match PopId::new(name) {
+            Ok(id) => {
+                let region_order = region_order(&at).unwrap_or_default();
+                pops.insert(id, (at, Pop { region_order }));
+            }
+            Err(error) => at.error(error),
+        }
+    }
+    pops
+}
+
+fn named<'a>(at: &At<'a>, what: &str, max: usize) -> Vec<(&'a str, At<'a>)> {
+    let Some(fields) = at.fields() else {
+        return Vec::new();
+    };
+    let entries: Vec<_> = fields.named().collect();
+    if (1..=max).contains(&entries.len()) {
+        return entries;
+    }
+    at.error(format_args!(
+        "{} entries: give 1 to {max}, each named after its {what}",
+        entries.len()
+    ));
+    Vec::new()
+}
+
+fn region_order(at: &At<'_>) -> Option<Vec<RegionName>> {
+    let mut fields = at.fields()?;
+    let order = fields.get("region_order");
+    fields.finish();
+    let Some(at) = order else {
+        at.error("region_order is missing: list the regions, the preferred one first");
+        return None;
+    };
+    let items = at.items()?;
+    if items.is_empty() || items.len() > MAX_REGIONS {
+        at.error(format_args!(
+            "{} regions: list 1 to {MAX_REGIONS}",
+            items.len()
+        ));
+    }
+    let mut regions = Vec::new();
+    for item in &items {
+        match item.text().map(RegionName::new) {
+            None => {}
+            Some(Err(error)) => item.error(error),
+            Some(Ok(region)) if regions.contains(&region) => {
+                item.error(format_args!("{} is in the list twice", item.value));
+            }
+            Some(Ok(region)) => regions.push(region),
+        }
+    }
+    Some(regions)
+}
+
+/// A service and where its parts are.
+struct ServiceRead<'a> {
+    at: At<'a>,
+    routes: Vec<(At<'a>, Route)>,
+    backends: BTreeMap<RegionName, (At<'a>, Option<Backend>)>,
+    settings: Settings,
+}
+
+impl ServiceRead<'_> {
+    fn into_service(self) -> Service {
+        let settings = self.settings;
+        Service {
+            routes: self.routes.into_iter().map(|(_, route)| route).collect(),
+            backends: self
+                .backends
+                .into_iter()
+                .filter_map(|(region, (_, backend))| Some((region, backend?)))
+                .collect(),
+            breaker: settings.thresholds.policy(settings.timeouts.total),
+            timeouts: settings.timeouts,
+            limits: settings.limits,
+            priority: settings.priority,
+            retry: settings.retry,
+            throttle: settings.throttle,
+            fallback: settings.fallback,
+            failover: settings.failover,
+            health_check: settings.health_check,
+        }
+    }
+}
+
+type Services<'a> = BTreeMap<ServiceName, ServiceRead<'a>>;
+
+fn read_services<'a>(at: &At<'a>, defaults: &Settings) -> Services<'a> {
+    let mut services = BTreeMap::new();
+    for (name, at) in named(at, "service", MAX_SERVICES) {
+        match ServiceName::new(name) {
+            Ok(name) => {
+                if let Some(service) = service(at, &name, defaults) {
+                    services.insert(name, service);
+                }
+            }
+            Err(error) => at.error(error),
+        }
+    }
+    services
+}
+
+fn service<'a>(at: At<'a>, name: &ServiceName, defaults: &Settings) -> Option<ServiceRead<'a>> {
+    let mut fields = at.fields()?;
+    let routes = match fields.get("routes") {
+        Some(at) => {
+            let routes = routes::read(&at);
+            if at.items_are_empty() {
+                at.error("no route: give at least one, for example [{path_prefix: /payments}]");
+            }
+            routes
+        }
+        None => {
+            at.error(
+                "routes is missing: give at least one, for example [{path_prefix: /payments}]",
+            );
+            Vec::new()
+        }
+    };
+    let backends = match fields.get("backends") {
+        Some(at) => {
+            if at.items_are_empty() {
+                at.error("no backend: give at least one region with its endpoints");
+            }
+            backends::read(&at, name)
+        }
+        None => {
+            at.error("backends is missing: give at least one region with its endpoints");
+            BTreeMap::new()
+        }
+    };
+    let settings = defaults.clone().read(&mut fields);
+    fields.finish();
+    Some(ServiceRead {
+        at,
+        routes,
+        backends,
+        settings,
+    })
+}
+
+/// No two routes may match the same request equally well.
+fn check_routes(services: &Services<'_>) {
+    let mut seen: HashMap<_, (&At<'_>, &ServiceName)> = HashMap::new();
+    for (name, service) in services {
+        for (at, route) in &service.routes {
+            let clash = match_keys(route).find_map(|key| match seen.get(&key) {
+                Some((first, owner)) if first.path != at.path => Some((*first, *owner)),
+                _ => {
+                    seen.insert(key, (at, name));
+                    None
+                }
+            });
+            if let Some((first, owner)) = clash {
+                at.error(format_args!(
+                    "{} is already the route {} of service {owner} (line {}): a request could go \
+                     to either",
+                    route.path, first.path, first.line
+                ));
+            }
+        }
+    }
+}
+
+/// One key for each request shape the route matches.
+fn match_keys(route: &Route) -> impl Iterator<Item = impl Eq + std::hash::Hash + use<'_>> {
+    let hosts = or_any(&route.hosts);
+    hosts.into_iter().flat_map(move |host| {
+        let methods = or_any(&route.methods);
+        methods
+            .into_iter()
+            .map(move |method| (host, &route.path, method, &route.headers))
+    })
+}
+
+fn or_any<T>(list: &[T]) -> Vec<Option<&T>> {
+    match list {
+        [] => vec![None],
+        list => list.iter().map(Some).collect(),
+    }
+}
+
+/// Every order leads to a backend, and every backend is in an order.
+fn check_regions(pops: &Pops<'_>, services: &Services<'_>) {
+    let served: BTreeSet<_> = services.values().flat_map(|s| s.backends.keys()).collect();
+    let listed: BTreeSet<_> = pops
+        .values()
+        .flat_map(|(_, pop)| &pop.region_order)
+        .collect();
+    if served.is_empty() || listed.is_empty() {
+        // What is missing has been said; all else would only repeat it.
+        return;
+    }
+    for (at, pop) in pops.values() {
+        check_order(at, &pop.region_order, &served);
+    }
+    for (region, (at, _)) in services.values().flat_map(|s| &s.backends) {
+        if !listed.contains(region) {
+            at.error(format_args!(
+                "no POP has {region:?} in its region_order, so no request could go there: POPs \
+                 list {}",
+                join(&listed)
+            ));
+        }
+    }
+    warn_of_gaps(pops, services);
+}
+
+/// A region that no service is in may be one where some soon will be; an order of
+/// nothing else is a mistake.
+fn check_order(at: &At<'_>, order: &[RegionName], served: &BTreeSet<&RegionName>) {
+    let without: Vec<_> = order
+        .iter()
+        .filter(|region| !served.contains(region))
+        .collect();
+    let Some(region) = without.first() else {
+        return;
+    };
+    if without.len() == order.len() {
+        at.error(format_args!(
+            "no service has a backend in any region of this region_order: backends are in {}",
+            join(served)
+        ));
+        return;
+    }
+    at.report.warn(format!(
+        "{}.region_order names {region:?}, where no service has a backend: backends are in {}",
+        at.path,
+        join(served)
+    ));
+}
+
+fn warn_of_gaps(pops: &Pops<'_>, services: &Services<'_>) {
+    for service in services
+        .values()
+        .filter(|service| !service.backends.is_empty())
+    {
+        let serves = |pop: &Pop| {
+            pop.region_order
+                .iter()
+                .any(|r| service.backends.contains_key(r))
+        };
+        let without: Vec<_> = pops.iter().filter(|(_, (_, pop))| !serves(pop)).collect();
+        let Some((first, _)) = without.first() else {
+            continue;
+        };
+        let more = match without.len() {
+            1 => String::new(),
+            count => format!(" and {} more POPs", count - 1),
+        };
+        service.at.report.warn(format!(
+            "{} has no backend in a region that POP {first}{more} lists: requests for it there \
+             are refused",
+            service.at.path
+        ));
+    }
+}
+
+fn join(names: &BTreeSet<&RegionName>) -> String {
+    let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
+    names.join(", ")
+}

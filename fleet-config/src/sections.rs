@@ -1,0 +1,249 @@
+//! Reading a service's settings. Each section starts from what `defaults:` says,
+//! and that from the built-in defaults, so keys merge one by one.
+
+use std::time::Duration;
+
+use crate::{
+    read::{At, Fields},
+    settings::{
+        Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule, Retry,
+        Throttle, Timeouts,
+    },
+    thresholds::{self, Thresholds},
+    units::show_duration,
+    values::{
+        bytes, count, duration, header_name, one_of, path, positive_number, positive_share,
+        request_key,
+    },
+};
+
+pub(crate) const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub(crate) const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+pub(crate) const PRIORITIES: [(&str, Priority); 4] = [
+    ("CRITICAL", Priority::Critical),
+    ("HIGH", Priority::High),
+    ("NORMAL", Priority::Normal),
+    ("LOW", Priority::Low),
+];
+
+/// Everything about a service but its routes and backends.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    pub(crate) timeouts: Timeouts,
+    pub(crate) thresholds: Thresholds,
+    pub(crate) limits: Limits,
+    pub(crate) priority: PriorityRule,
+    pub(crate) retry: Option<Retry>,
+    pub(crate) throttle: Option<Throttle>,
+    pub(crate) fallback: Option<Fallback>,
+    pub(crate) failover: Option<Failover>,
+    pub(crate) health_check: Option<HealthCheck>,
+}
+
+impl Settings {
+    /// Reads the settings among `fields` on top of `self`.
+    pub(crate) fn read(mut self, fields: &mut Fields<'_>) -> Self {
+        section(fields, "timeouts", |f| timeouts(f, &mut self.timeouts));
+        section(fields, "breaker", |f| {
+            thresholds::read(f, &mut self.thresholds)
+        });
+        thresholds::check_slow_call(fields, &self);
+        section(fields, "limits", |f| limits(f, &mut self.limits));
+        section(fields, "retry", |f| {
+            retry(f, self.retry.get_or_insert_default())
+        });
+        section(fields, "throttle", |f| throttle(f, &mut self.throttle));
+        section(fields, "priority", |f| priority(f, &mut self.priority));
+        section(fields, "fallback", |f| {
+            fallback(f, self.fallback.get_or_insert_default())
+        });
+        section(fields, "failover", |f| {
+            failover(f, self.failover.get_or_insert_default())
+        });
+        section(fields, "health_check", |f| {
+            health_check(f, self.health_check.get_or_insert_default());
+        });
+        self
+    }
+}
+
+fn section<'a>(fields: &mut Fields<'a>, key: &'static str, read: impl FnOnce(&mut Fields<'a>)) {
+    let Some(mut section) = fields.get(key).and_then(|at| at.fields()) else {
+        return;
+    };
+    read(&mut section);
+    section.finish();
+}
+
+/// Notes that a whole section has no effect yet.
+fn idle(fields: &Fields<'_>, kind: &'static str) {
+    fields.at.report.idle(kind, &fields.at.path);
+}
+
+fn timeouts(fields: &mut Fields<'_>, out: &mut Timeouts) {
+    fields.read("total", &mut out.total, duration(ms(1)..=secs(3600)));
+    part_of_total(fields, "connect", &mut out.connect, out.total, secs(300));
+    let headers = &mut out.response_headers;
+    part_of_total(fields, "response_headers", headers, out.total, secs(3600));
+}
+
+/// A time-out that was written must not exceed the total; one that was not is
+/// cut to it, so that `timeouts: {total: 500ms}` is enough.
+fn part_of_total(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    out: &mut Duration,
+    total: Duration,
+    max: Duration,
+) {
+    let written = fields.read(key, out, |at| {
+        let part = duration(ms(1)..=max)(at)?;
+        if part <= total {
+            return Some(part);
+        }
+        at.error(format_args!(
+            "{} is longer than timeouts.total ({}), so it would never run out",
+            show_duration(part),
+            show_duration(total)
+        ));
+        None
+    });
+    if !written {
+        *out = total.min(*out);
+    }
+}
+
+fn limits(fields: &mut Fields<'_>, out: &mut Limits) {
+    fields.read(
+        "max_concurrency",
+        &mut out.max_concurrency,
+        count(1..=1_000_000),
+    );
+    fields.read("max_queue", &mut out.max_queue, count(0..=100_000));
+    fields.read(
+        "queue_timeout",
+        &mut out.queue_timeout,
+        duration(ms(1)..=secs(60)),
+    );
+    if out.max_queue > 0 {
+        let key = format!("{}.max_queue", fields.at.path);
+        fields.at.report.idle("limits.max_queue", &key);
+    }
+}
+
+fn retry(fields: &mut Fields<'_>, out: &mut Retry) {
+    idle(fields, "retry");
+    fields.read("max_retries", &mut out.max_retries, count(0..=10));
+    fields.read(
+        "budget_percent",
+        &mut out.budget_percent,
+        positive_number(100.0),
+    );
+    fields.read(
+        "base_backoff",
+        &mut out.base_backoff,
+        duration(ms(1)..=secs(10)),
+    );
+}
+
+fn throttle(fields: &mut Fields<'_>, out: &mut Option<Throttle>) {
+    idle(fields, "throttle");
+    let mut rate = out.as_ref().map(|throttle| throttle.rate);
+    let mut burst = out.as_ref().map(|throttle| throttle.burst);
+    let mut key = out.take().and_then(|throttle| throttle.key);
+    let written = fields.read("rate", &mut rate, |at| positive_number(1e9)(at).map(Some));
+    fields.read("burst", &mut burst, |at| {
+        count(1..=1_000_000_000)(at).map(Some)
+    });
+    fields.read("key", &mut key, |at| request_key(at).map(Some));
+    match rate {
+        Some(rate) => {
+            // Without a burst: what one second brings.
+            let burst = burst.unwrap_or(rate.ceil() as u32);
+            *out = Some(Throttle { rate, burst, key });
+        }
+        None if written => {}
+        None => fields
+            .at
+            .error("rate is missing: give the requests a second, for example rate: 500"),
+    }
+}
+
+fn priority(fields: &mut Fields<'_>, out: &mut PriorityRule) {
+    idle(fields, "priority");
+    fields.read("header", &mut out.header, |at| header_name(at).map(Some));
+    fields.read("default", &mut out.default, one_of(&PRIORITIES));
+    fields.read("shed_key", &mut out.shed_key, |at| {
+        request_key(at).map(Some)
+    });
+}
+
+fn fallback(fields: &mut Fields<'_>, out: &mut Fallback) {
+    idle(fields, "fallback");
+    let week = secs(7 * 24 * 3600);
+    fields.read(
+        "stale_if_error",
+        &mut out.stale_if_error,
+        duration(secs(1)..=week),
+    );
+    fields.read(
+        "max_entry_bytes",
+        &mut out.max_entry_bytes,
+        bytes(1..=64 << 20),
+    );
+}
+
+fn failover(fields: &mut Fields<'_>, out: &mut Failover) {
+    idle(fields, "failover");
+    let modes = [
+        ("automatic", FailoverMode::Automatic),
+        ("manual", FailoverMode::Manual),
+    ];
+    fields.read("mode", &mut out.mode, one_of(&modes));
+    fields.read(
+        "target_utilization",
+        &mut out.target_utilization,
+        positive_share,
+    );
+    let back = &mut out.failback_percent_per_second;
+    fields.read("failback_percent_per_second", back, positive_number(100.0));
+}
+
+fn health_check(fields: &mut Fields<'_>, out: &mut HealthCheck) {
+    idle(fields, "health_check");
+    fields.read("path", &mut out.path, path);
+    fields.read(
+        "interval",
+        &mut out.interval,
+        duration(ms(100)..=secs(3600)),
+    );
+    let interval = out.interval;
+    let written = fields.read("timeout", &mut out.timeout, |at| {
+        let timeout = duration(ms(1)..=secs(3600))(at)?;
+        no_longer_than_interval(at, timeout, interval)
+    });
+    if !written {
+        out.timeout = interval.min(out.timeout);
+    }
+    fields.read("rise", &mut out.rise, count(1..=100));
+    fields.read("fall", &mut out.fall, count(1..=100));
+    fields.read("probers_per_pop", &mut out.probers_per_pop, count(1..=100));
+}
+
+fn no_longer_than_interval(at: &At<'_>, timeout: Duration, interval: Duration) -> Option<Duration> {
+    if timeout <= interval {
+        return Some(timeout);
+    }
+    at.error(format_args!(
+        "{} is longer than health_check.interval ({}): probes would overlap",
+        show_duration(timeout),
+        show_duration(interval)
+    ));
+    None
+}
