@@ -108,6 +108,11 @@ impl Report {
         });
     }
 
+    /// How many errors there are so far.
+    pub(crate) fn count(&self) -> usize {
+        self.errors.borrow().len() + *self.left_out.borrow()
+    }
+
     pub(crate) fn warn(&self, warning: String) {
         let mut warnings = self.warnings.borrow_mut();
         if warnings.len() < MAX_ERRORS {

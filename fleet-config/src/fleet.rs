@@ -1,6 +1,6 @@
-//! Reading the whole file, and what only the whole file can tell.
+//! Reading the whole file.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 use breaker_core::ids::{PopId, RegionName, ServiceName};
 
@@ -8,7 +8,8 @@ use crate::{
     backends,
     error::{ConfigErrors, Report},
     model::{Backend, FleetConfig, Pop, Route, Service},
-    read::At,
+    read::{At, Fields},
+    references::{check_regions, check_routes},
     routes,
     sections::Settings,
     tree,
@@ -105,7 +106,8 @@ fn read_defaults(at: &At<'_>) -> Settings {
     settings
 }
 
-type Pops<'a> = BTreeMap<PopId, (At<'a>, Pop)>;
+/// The POPs with where they are.
+pub(crate) type Pops<'a> = BTreeMap<PopId, (At<'a>, Pop)>;
 
 fn read_pops<'a>(at: &At<'a>) -> Pops<'a> {
     let entries = named(at, "POP", MAX_POPS);
@@ -167,10 +169,10 @@ fn region_order(at: &At<'_>) -> Option<Vec<RegionName>> {
 }
 
 /// A service and where its parts are.
-struct ServiceRead<'a> {
-    at: At<'a>,
-    routes: Vec<(At<'a>, Route)>,
-    backends: BTreeMap<RegionName, (At<'a>, Option<Backend>)>,
+pub(crate) struct ServiceRead<'a> {
+    pub(crate) at: At<'a>,
+    pub(crate) routes: Vec<(At<'a>, Route)>,
+    pub(crate) backends: BTreeMap<RegionName, (At<'a>, Option<Backend>)>,
     settings: Settings,
 }
 
@@ -197,7 +199,7 @@ impl ServiceRead<'_> {
     }
 }
 
-type Services<'a> = BTreeMap<ServiceName, ServiceRead<'a>>;
+pub(crate) type Services<'a> = BTreeMap<ServiceName, ServiceRead<'a>>;
 
 fn read_services<'a>(at: &At<'a>, defaults: &Settings) -> Services<'a> {
     let mut services = BTreeMap::new();
@@ -216,33 +218,16 @@ fn read_services<'a>(at: &At<'a>, defaults: &Settings) -> Services<'a> {
 
 fn service<'a>(at: At<'a>, name: &ServiceName, defaults: &Settings) -> Option<ServiceRead<'a>> {
     let mut fields = at.fields()?;
-    let routes = match fields.get("routes") {
-        Some(at) => {
-            let routes = routes::read(&at);
-            if at.items_are_empty() {
-                at.error("no route: give at least one, for example [{path_prefix: /payments}]");
-            }
-            routes
-        }
-        None => {
-            at.error(
-                "routes is missing: give at least one, for example [{path_prefix: /payments}]",
-            );
-            Vec::new()
-        }
-    };
-    let backends = match fields.get("backends") {
-        Some(at) => {
-            if at.items_are_empty() {
-                at.error("no backend: give at least one region with its endpoints");
-            }
-            backends::read(&at, name)
-        }
-        None => {
-            at.error("backends is missing: give at least one region with its endpoints");
-            BTreeMap::new()
-        }
-    };
+    let routes = required(
+        &mut fields,
+        "routes",
+        "one route, for example [{path_prefix: /}]",
+    );
+    let routes = routes.map(|at| routes::read(&at)).unwrap_or_default();
+    let backends = required(&mut fields, "backends", "one region with its endpoints");
+    let backends = backends
+        .map(|at| backends::read(&at, name))
+        .unwrap_or_default();
     let settings = defaults.clone().read(&mut fields);
     fields.finish();
     Some(ServiceRead {
@@ -253,124 +238,15 @@ fn service<'a>(at: At<'a>, name: &ServiceName, defaults: &Settings) -> Option<Se
     })
 }
 
-/// No two routes may match the same request equally well.
-fn check_routes(services: &Services<'_>) {
-    let mut seen: HashMap<_, (&At<'_>, &ServiceName)> = HashMap::new();
-    for (name, service) in services {
-        for (at, route) in &service.routes {
-            let clash = match_keys(route).find_map(|key| match seen.get(&key) {
-                Some((first, owner)) if first.path != at.path => Some((*first, *owner)),
-                _ => {
-                    seen.insert(key, (at, name));
-                    None
-                }
-            });
-            if let Some((first, owner)) = clash {
-                at.error(format_args!(
-                    "{} is already the route {} of service {owner} (line {}): a request could go \
-                     to either",
-                    route.path, first.path, first.line
-                ));
-            }
-        }
+/// A list or mapping that must have something in it.
+fn required<'a>(fields: &mut Fields<'a>, key: &'static str, least: &str) -> Option<At<'a>> {
+    let at = fields.get(key);
+    match &at {
+        None => fields
+            .at
+            .error(format_args!("{key} is missing: give at least {least}")),
+        Some(at) if at.is_empty() => at.error(format_args!("is empty: give at least {least}")),
+        Some(_) => {}
     }
-}
-
-/// One key for each request shape the route matches.
-fn match_keys(route: &Route) -> impl Iterator<Item = impl Eq + std::hash::Hash + use<'_>> {
-    let hosts = or_any(&route.hosts);
-    hosts.into_iter().flat_map(move |host| {
-        let methods = or_any(&route.methods);
-        methods
-            .into_iter()
-            .map(move |method| (host, &route.path, method, &route.headers))
-    })
-}
-
-fn or_any<T>(list: &[T]) -> Vec<Option<&T>> {
-    match list {
-        [] => vec![None],
-        list => list.iter().map(Some).collect(),
-    }
-}
-
-/// Every order leads to a backend, and every backend is in an order.
-fn check_regions(pops: &Pops<'_>, services: &Services<'_>) {
-    let served: BTreeSet<_> = services.values().flat_map(|s| s.backends.keys()).collect();
-    let listed: BTreeSet<_> = pops
-        .values()
-        .flat_map(|(_, pop)| &pop.region_order)
-        .collect();
-    if served.is_empty() || listed.is_empty() {
-        // What is missing has been said; all else would only repeat it.
-        return;
-    }
-    for (at, pop) in pops.values() {
-        check_order(at, &pop.region_order, &served);
-    }
-    for (region, (at, _)) in services.values().flat_map(|s| &s.backends) {
-        if !listed.contains(region) {
-            at.error(format_args!(
-                "no POP has {region:?} in its region_order, so no request could go there: POPs \
-                 list {}",
-                join(&listed)
-            ));
-        }
-    }
-    warn_of_gaps(pops, services);
-}
-
-/// A region that no service is in may be one where some soon will be; an order of
-/// nothing else is a mistake.
-fn check_order(at: &At<'_>, order: &[RegionName], served: &BTreeSet<&RegionName>) {
-    let without: Vec<_> = order
-        .iter()
-        .filter(|region| !served.contains(region))
-        .collect();
-    let Some(region) = without.first() else {
-        return;
-    };
-    if without.len() == order.len() {
-        at.error(format_args!(
-            "no service has a backend in any region of this region_order: backends are in {}",
-            join(served)
-        ));
-        return;
-    }
-    at.report.warn(format!(
-        "{}.region_order names {region:?}, where no service has a backend: backends are in {}",
-        at.path,
-        join(served)
-    ));
-}
-
-fn warn_of_gaps(pops: &Pops<'_>, services: &Services<'_>) {
-    for service in services
-        .values()
-        .filter(|service| !service.backends.is_empty())
-    {
-        let serves = |pop: &Pop| {
-            pop.region_order
-                .iter()
-                .any(|r| service.backends.contains_key(r))
-        };
-        let without: Vec<_> = pops.iter().filter(|(_, (_, pop))| !serves(pop)).collect();
-        let Some((first, _)) = without.first() else {
-            continue;
-        };
-        let more = match without.len() {
-            1 => String::new(),
-            count => format!(" and {} more POPs", count - 1),
-        };
-        service.at.report.warn(format!(
-            "{} has no backend in a region that POP {first}{more} lists: requests for it there \
-             are refused",
-            service.at.path
-        ));
-    }
-}
-
-fn join(names: &BTreeSet<&RegionName>) -> String {
-    let names: Vec<_> = names.iter().map(|name| name.as_str()).collect();
-    names.join(", ")
+    at
 }

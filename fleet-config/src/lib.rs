@@ -6,10 +6,12 @@
 //! because an operator who fixes one error per attempt makes the outage longer.
 
 mod backends;
+mod diff;
 mod error;
 mod fleet;
 mod model;
 mod read;
+mod references;
 mod routes;
 mod sections;
 mod settings;
@@ -18,6 +20,7 @@ mod tree;
 mod units;
 mod values;
 
+pub use diff::diff;
 pub use error::{ConfigError, ConfigErrors};
 pub use model::{
     Backend, Endpoint, FleetConfig, HostPattern, PathMatch, Pop, Route, Scheme, Service,

@@ -69,7 +69,7 @@ impl<'a> At<'a> {
     }
 
     /// Nothing is in the list or mapping here.
-    pub(crate) fn items_are_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         match self.value {
             Value::List(items) => items.is_empty(),
             Value::Map(entries) => entries.is_empty(),

@@ -29,7 +29,9 @@ pub(crate) fn read<'a>(at: &At<'a>) -> Vec<(At<'a>, Route)> {
     items.into_iter().filter_map(read).collect()
 }
 
+/// `None` for a route with errors: what it would match is not known.
 fn route(at: &At<'_>) -> Option<Route> {
+    let errors = at.report.count();
     let mut fields = at.fields()?;
     let mut route = Route {
         hosts: Vec::new(),
@@ -55,7 +57,7 @@ fn route(at: &At<'_>) -> Option<Route> {
         bytes(0..=1 << 40)(at).map(Some)
     });
     fields.finish();
-    Some(route)
+    (at.report.count() == errors).then_some(route)
 }
 
 fn path_match(fields: &mut Fields<'_>, out: &mut PathMatch) {

@@ -51,20 +51,20 @@ impl Settings {
     pub(crate) fn read(mut self, fields: &mut Fields<'_>) -> Self {
         section(fields, "timeouts", |f| timeouts(f, &mut self.timeouts));
         section(fields, "breaker", |f| {
-            thresholds::read(f, &mut self.thresholds)
+            thresholds::read(f, &mut self.thresholds);
         });
         thresholds::check_slow_call(fields, &self);
         section(fields, "limits", |f| limits(f, &mut self.limits));
         section(fields, "retry", |f| {
-            retry(f, self.retry.get_or_insert_default())
+            retry(f, self.retry.get_or_insert_default());
         });
         section(fields, "throttle", |f| throttle(f, &mut self.throttle));
         section(fields, "priority", |f| priority(f, &mut self.priority));
         section(fields, "fallback", |f| {
-            fallback(f, self.fallback.get_or_insert_default())
+            fallback(f, self.fallback.get_or_insert_default());
         });
         section(fields, "failover", |f| {
-            failover(f, self.failover.get_or_insert_default())
+            failover(f, self.failover.get_or_insert_default());
         });
         section(fields, "health_check", |f| {
             health_check(f, self.health_check.get_or_insert_default());

@@ -6,7 +6,9 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{DuplicateKeyPolicy, NonFiniteFloatPolicy, Spanned, UserMessageFormatter};
+use serde_saphyr::{
+    DuplicateKeyPolicy, Error, NonFiniteFloatPolicy, Spanned, UserMessageFormatter,
+};
 
 use crate::error::ConfigErrors;
 
@@ -81,7 +83,6 @@ pub(crate) fn read(text: &str, source: &str) -> Result<Node, ConfigErrors> {
         budget: serde_saphyr::budget! {
             max_nodes: MAX_NODES,
             max_depth: MAX_DEPTH,
-            max_documents: 1,
             max_recorded_anchor_events: MAX_ALIAS_EVENTS,
             // One anchor used by every service is what anchors are for; the
             // limit on events is the one that protects.
@@ -104,15 +105,30 @@ pub(crate) fn read(text: &str, source: &str) -> Result<Node, ConfigErrors> {
 
 fn syntax_error(error: &serde_saphyr::Error, source: &str) -> ConfigErrors {
     let place = error.location().map(|at| (at.line(), at.column()));
-    let text = error.render_with_formatter(&UserMessageFormatter);
-    let text = text.replace('\n', " ");
-    match place {
-        Some((line, column)) => {
-            let suffix = format!(" at line {line}, column {column}");
-            let text = text.strip_suffix(&suffix).unwrap_or(&text);
-            ConfigErrors::single(source, line, format!("column {column}: {text}"))
-        }
-        None => ConfigErrors::single(source, 0, text),
+    let text = match root_cause(error) {
+        Error::Budget { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => format!(
+            "the file is too large once its aliases are unfolded: at most {MAX_NODES} values, \
+             {MAX_DEPTH} levels deep, {MAX_ALIAS_EVENTS} of them through aliases"
+        ),
+        _ => error.render_with_formatter(&UserMessageFormatter),
+    };
+    let Some((line, column)) = place else {
+        return ConfigErrors::single(source, 0, text.replace('\n', " "));
+    };
+    let suffix = format!(" at line {line}, column {column}");
+    let text = text
+        .strip_suffix(&suffix)
+        .unwrap_or(&text)
+        .replace('\n', " ");
+    ConfigErrors::single(source, line, format!("column {column}: {text}"))
+}
+
+fn root_cause(error: &Error) -> &Error {
+    match error {
+        Error::AliasError { error, .. } => root_cause(error),
+        error => error,
     }
 }
 

@@ -1,0 +1,67 @@
+//! What a new file changes, as an operator reads it before applying it.
+
+use fleet_config::{FleetConfig, diff};
+
+const OLD: &str = r#"
+pops: {fra1: {region_order: [eu-west]}, iad1: {region_order: [us-east, eu-west]}}
+services:
+  pay:
+    routes: [{path_prefix: /pay, max_request_bytes: 1MiB}, {path: /old}]
+    backends:
+      us-east: {endpoints: ["http://10.0.0.10:8080"]}
+      eu-west: {endpoints: ["http://10.1.0.10:8080"]}
+    breaker: {open_duration: 30s, slow_call_duration: 2s}
+    throttle: {rate: 5}
+  gone: {routes: [{path_prefix: /gone}], backends: {us-east: {endpoints: ["http://10.0.0.10:8081"]}}}
+"#;
+
+const NEW: &str = r#"
+pops: {fra1: {region_order: [eu-west, us-west]}, iad1: {region_order: [us-west, eu-west]}}
+services:
+  pay:
+    routes: [{path_prefix: /pay, max_request_bytes: 2MiB}, {path: /new, methods: [GET, PUT]}]
+    backends:
+      us-west: {endpoints: ["http://10.2.0.10:8080"]}
+      eu-west: {endpoints: ["http://10.1.0.10:8080", "http://10.1.0.11:8080"], capacity_rps: 50}
+    breaker: {open_duration: 2s, mode: SHADOW}
+    retry: {}
+  more: {routes: [{path_prefix: /more}], backends: {us-west: {endpoints: ["http://10.0.0.10:8081"]}}}
+"#;
+
+fn parse(text: &str) -> FleetConfig {
+    FleetConfig::parse(text, "fleet.yaml").unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+#[test]
+fn each_change_is_one_line_by_key() {
+    let lines = diff(&parse(OLD), &parse(NEW));
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    ~ pops.fra1.region_order: [eu-west] → [eu-west, us-west]
+    ~ pops.iad1.region_order: [us-east, eu-west] → [us-west, eu-west]
+    - services.gone
+    + services.more
+    + services.pay.backends.eu-west.capacity_rps: 50
+    ~ services.pay.backends.eu-west.endpoints: [http://10.1.0.10:8080] → [http://10.1.0.10:8080, http://10.1.0.11:8080]
+    - services.pay.backends.us-east
+    + services.pay.backends.us-west
+    ~ services.pay.breaker.mode: ENFORCE → SHADOW
+    ~ services.pay.breaker.open_duration: 30s → 2s
+    - services.pay.breaker.slow_call_duration: 2s
+    + services.pay.retry
+    + services.pay.routes.[path /new methods [GET, PUT]]
+    - services.pay.routes.[path /old]
+    ~ services.pay.routes.[path_prefix /pay].max_request_bytes: 1MiB → 2MiB
+    - services.pay.throttle
+    ");
+}
+
+#[test]
+fn the_same_meaning_in_other_words_is_no_change() {
+    let old = parse(OLD);
+    let other = OLD
+        .replace("30s", "0.5m")
+        .replace("1MiB", "1024KiB")
+        .replace("/pay,", "/pay/,");
+    assert_ne!(OLD, other);
+    assert_eq!(diff(&old, &parse(&other)), [""; 0]);
+}
