@@ -1,1 +1,25 @@
-//! tests.
+//! What the end-to-end tests share: Rampmeter's own binaries as child
+//! processes, a real Redis, clients of every port, and patience with a
+//! deadline. Nothing here is mocked; backends are `rampmeter_demo`'s.
+
+mod agent;
+mod api;
+mod control_plane;
+mod fleet;
+mod fleet_file;
+mod grpcurl;
+mod http;
+mod patience;
+mod process;
+mod redis_server;
+
+pub use agent::{Agent, AgentStart};
+pub use api::{Api, state_name};
+pub use control_plane::ControlPlane;
+pub use fleet::Fleet;
+pub use fleet_file::FleetFile;
+pub use grpcurl::grpcurl;
+pub use http::{Reply, get, send};
+pub use patience::{alone, eventually, median, settled};
+pub use process::{Process, binary};
+pub use redis_server::RedisServer;

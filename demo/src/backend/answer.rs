@@ -92,12 +92,14 @@ impl Answering {
             .map(str::to_owned);
         let Behaviour { answer, affected } = self.behaviour.borrow().clone();
         let affected = answer != Answer::Ok && self.is_affected(&affected, mark.as_deref());
+        let outstanding = self.receipts.arrive();
         self.receipts.keep(Receipt {
             at: Instant::now(),
             method: head.method,
             path: head.uri.path().to_owned(),
             mark,
             affected,
+            outstanding: outstanding.count,
         });
         drain(body).await;
         let grpc = head

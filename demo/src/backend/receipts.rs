@@ -1,7 +1,10 @@
 //! What reached a backend, and when.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -22,12 +25,29 @@ pub struct Receipt {
     pub mark: Option<String>,
     /// It got what the script has for the affected, not a plain 200.
     pub affected: bool,
+    /// Requests outstanding at the backend when it came, itself included.
+    pub outstanding: usize,
 }
 
 /// Every request that reached a backend, oldest first.
 #[derive(Debug, Default)]
 pub struct Receipts {
     inner: Mutex<Kept>,
+    outstanding: AtomicUsize,
+}
+
+/// A request that has not been answered yet.
+#[derive(Debug)]
+pub(super) struct Outstanding {
+    /// How many there were when it came, itself included.
+    pub(super) count: usize,
+    receipts: Arc<Receipts>,
+}
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        self.receipts.outstanding.fetch_sub(1, Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +57,15 @@ struct Kept {
 }
 
 impl Receipts {
+    /// One more is outstanding until the returned guard is dropped.
+    pub(super) fn arrive(self: &Arc<Self>) -> Outstanding {
+        let count = 1 + self.outstanding.fetch_add(1, Relaxed);
+        Outstanding {
+            count,
+            receipts: self.clone(),
+        }
+    }
+
     pub(super) fn keep(&self, receipt: Receipt) {
         let mut kept = self.lock();
         if kept.receipts.len() < MAX_RECEIPTS {
