@@ -139,6 +139,14 @@ impl Agent {
             .is_ok_and(|reply| reply.status == 200)
     }
 
+    /// The (epoch, revision) of a backend's decision as it is applied here.
+    ///
+    /// # Errors
+    /// It does not answer, or knows no such backend.
+    pub async fn version(&self, backend: &str) -> anyhow::Result<(u64, u64)> {
+        applied_version(self.admin, backend).await
+    }
+
     /// What its admin port says of it.
     ///
     /// # Errors
@@ -146,4 +154,23 @@ impl Agent {
     pub async fn state(&self) -> anyhow::Result<serde_json::Value> {
         get(self.admin, "/state").await?.json()
     }
+}
+
+/// As [`Agent::version`], by the address of its admin port.
+///
+/// # Errors
+/// It does not answer, or knows no such backend.
+pub async fn applied_version(admin: SocketAddr, backend: &str) -> anyhow::Result<(u64, u64)> {
+    let state = get(admin, "/state").await?.json()?;
+    let backends = state["backends"].as_array().context("no backends")?;
+    let found = backends
+        .iter()
+        .find(|candidate| candidate["backend"] == backend);
+    let found = found.with_context(|| format!("no {backend} in {state}"))?;
+    let number = |key: &str| {
+        found[key]
+            .as_u64()
+            .with_context(|| format!("no {key} in {found}"))
+    };
+    Ok((number("epoch")?, number("revision")?))
 }

@@ -13,7 +13,7 @@ mod patience;
 mod process;
 mod redis_server;
 
-pub use agent::{Agent, AgentStart};
+pub use agent::{Agent, AgentStart, applied_version};
 pub use api::{Api, state_name};
 pub use control_plane::ControlPlane;
 pub use fleet::Fleet;
