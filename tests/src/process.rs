@@ -30,6 +30,7 @@ pub struct Process {
     name: String,
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    readers: Vec<thread::JoinHandle<()>>,
 }
 
 /// The path of one of the workspace's binaries.
@@ -66,12 +67,13 @@ impl Process {
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
         let lines = Arc::new(Mutex::new(Vec::new()));
-        collect(child.stdout.take(), lines.clone());
-        collect(child.stderr.take(), lines.clone());
+        let stdout = collect(child.stdout.take(), lines.clone());
+        let stderr = collect(child.stderr.take(), lines.clone());
         Ok(Self {
             name: name.to_owned(),
             child,
             lines,
+            readers: [stdout, stderr].into_iter().flatten().collect(),
         })
     }
 
@@ -123,6 +125,15 @@ impl Process {
         self.lock().join("\n")
     }
 
+    /// All that it printed, after it ended.
+    pub fn last_words(&mut self) -> String {
+        for reader in self.readers.drain(..) {
+            // A reader that panicked has read what it could.
+            let _ = reader.join();
+        }
+        self.output()
+    }
+
     /// It has not ended.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
@@ -168,9 +179,12 @@ impl Drop for Process {
 }
 
 /// Reads lines on a thread that ends with the pipe.
-fn collect(pipe: Option<impl Read + Send + 'static>, lines: Arc<Mutex<Vec<String>>>) {
-    let Some(pipe) = pipe else { return };
-    thread::spawn(move || {
+fn collect(
+    pipe: Option<impl Read + Send + 'static>,
+    lines: Arc<Mutex<Vec<String>>>,
+) -> Option<thread::JoinHandle<()>> {
+    let pipe = pipe?;
+    Some(thread::spawn(move || {
         for line in BufReader::new(pipe).lines() {
             let Ok(line) = line else { return };
             let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,5 +193,5 @@ fn collect(pipe: Option<impl Read + Send + 'static>, lines: Arc<Mutex<Vec<String
             }
             lines.push(line);
         }
-    });
+    }))
 }

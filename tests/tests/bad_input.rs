@@ -1,0 +1,503 @@
+//! Whatever comes in, from a typo to nonsense on a port: a clear message,
+//! nothing lost, nothing crashed.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::Command,
+    time::Duration,
+};
+
+use e2e::{AgentStart, Fleet, FleetFile, Process, binary, eventually, get, settled};
+use rampmeter_api::v1::{
+    self, BackendReport, BreakerState, ConnectRequest, Hello, Report, Slot,
+    connect_request::Message,
+};
+use rampmeter_demo::backend::ScriptedBackend;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
+use tokio_stream::wrappers::ReceiverStream;
+
+const SOON: Duration = Duration::from_secs(20);
+const GOOD: &str = r#"{"pops":{"pop0":{"region_order":["us-east"]}},
+    "services":{"pay":{"routes":[{"path_prefix":"/"}],
+    "backends":{"us-east":{"endpoints":["http://127.0.0.1:8080"]}}}}}"#;
+
+/// The good file with one thing replaced.
+fn with(good: &str, bad: &str) -> String {
+    assert!(GOOD.contains(good), "{good:?} is part of the file");
+    GOOD.replace(good, bad)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_fleet_file_is_refused_with_the_sentence_that_says_why() {
+    let cases = [
+        (
+            "malformed YAML",
+            "pops: [unclosed".to_owned(),
+            vec!["fleet.yaml:"],
+        ),
+        (
+            "an unknown key",
+            with(r#""region_order""#, r#""region_ordr""#),
+            vec!["pops.pop0", "region_ordr", "unknown key", "region_order"],
+        ),
+        (
+            "a bad duration",
+            with(
+                r#""routes""#,
+                r#""breaker":{"open_duration":"5 parsecs"},"routes""#,
+            ),
+            vec!["services.pay.breaker.open_duration", "5 parsecs", "30s"],
+        ),
+        (
+            "a duplicate route",
+            with(
+                r#"[{"path_prefix":"/"}]"#,
+                r#"[{"path_prefix":"/"},{"path_prefix":"/"}]"#,
+            ),
+            vec!["services.pay.routes", "already"],
+        ),
+        (
+            "a missing region",
+            with(r#"["us-east"]"#, r#"["us-west"]"#),
+            vec!["pop0", "us-west", "us-east"],
+        ),
+        (
+            "no backends",
+            with(r#""us-east":{"endpoints":["http://127.0.0.1:8080"]}"#, ""),
+            vec!["backends"],
+        ),
+    ];
+    let dir = TempDir::with_prefix("rampmeter-bad-").expect("a directory");
+    let file = dir.path().join("fleet.yaml");
+    for (what, text, sentences) in cases {
+        std::fs::write(&file, &text).expect("a file");
+        let path = file.display().to_string();
+        let said = refused(
+            "control-plane",
+            &[
+                "--config",
+                &path,
+                "--listen",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
+            ],
+        )
+        .await;
+        for sentence in &sentences {
+            assert!(
+                said.contains(sentence),
+                "{what}: {sentence:?} is missing in:\n{said}"
+            );
+        }
+        let alone = [
+            "--config",
+            &path,
+            "--pop",
+            "pop0",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+        ];
+        let said = refused("gateway-agent", &alone).await;
+        for sentence in &sentences {
+            assert!(
+                said.contains(sentence),
+                "{what}, agent alone: {sentence:?} is missing in:\n{said}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_flags_are_refused_with_what_is_allowed() {
+    let taken = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let taken = taken.local_addr().expect("an address").to_string();
+    let file = good_file();
+    let config = file.path().join("fleet.yaml").display().to_string();
+    let config = config.as_str();
+    let any = "127.0.0.1:0";
+    let cases: [(&str, &[&str], &[&str]); 10] = [
+        (
+            "control-plane",
+            &["--store", "bogus://x", "--listen", any, "--http", any],
+            &["bogus://x", "memory", "redis://"],
+        ),
+        (
+            "control-plane",
+            &["--listen", "nonsense"],
+            &["--listen", "nonsense"],
+        ),
+        ("control-plane", &["--colour", "red"], &["--colour"]),
+        (
+            "control-plane",
+            &[
+                "--config",
+                "/does/not/exist.yaml",
+                "--listen",
+                any,
+                "--http",
+                any,
+            ],
+            &["/does/not/exist.yaml"],
+        ),
+        (
+            "control-plane",
+            &["--config", config, "--listen", &taken, "--http", any],
+            &[&taken, "in use"],
+        ),
+        (
+            "control-plane",
+            &["--config", config, "--listen", any, "--http", &taken],
+            &[&taken, "in use"],
+        ),
+        (
+            "gateway-agent",
+            &["--control-plane", "http://127.0.0.1:1", "--listen", any],
+            &["--pop"],
+        ),
+        (
+            "gateway-agent",
+            &["--pop", "pop0", "--listen", any],
+            &["--control-plane", "--config"],
+        ),
+        (
+            "gateway-agent",
+            &[
+                "--control-plane",
+                "not a url",
+                "--pop",
+                "pop0",
+                "--listen",
+                any,
+            ],
+            &["not a url"],
+        ),
+        (
+            "gateway-agent",
+            &[
+                "--config", config, "--pop", "pop0", "--listen", &taken, "--admin", any,
+            ],
+            &[&taken, "in use"],
+        ),
+    ];
+    for (program, flags, sentences) in cases {
+        let said = refused(program, flags).await;
+        for sentence in sentences {
+            assert!(
+                said.contains(sentence),
+                "{program} {flags:?}: {sentence:?} is missing in:\n{said}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_of_an_unknown_pop_is_told_which_there_are() {
+    let file = good_file();
+    let config = file.path().join("fleet.yaml").display().to_string();
+    let any = "127.0.0.1:0";
+    let said = refused(
+        "gateway-agent",
+        &[
+            "--config", &config, "--pop", "pop7", "--listen", any, "--admin", any,
+        ],
+    )
+    .await;
+    assert!(said.contains("pop7") && said.contains("pop0"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_not_there_or_not_redis_is_named() {
+    let file = good_file();
+    let config = file.path().join("fleet.yaml");
+    let backend = ScriptedBackend::local("not Redis")
+        .await
+        .expect("a free port");
+    let nobody = {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        listener.local_addr().expect("an address")
+    };
+    for address in [nobody, backend.address()] {
+        let store = format!("redis://:s3cret@{address}/0");
+        let mut command = Command::new(binary("control-plane").expect("built"));
+        command
+            .arg("--config")
+            .arg(&config)
+            .args(["--store", &store]);
+        command.args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+        let mut process = Process::start("control-plane", &mut command).expect("it starts");
+        process
+            .line(&address.to_string())
+            .await
+            .expect("a message that names the store's address");
+        assert!(
+            !process.output().contains("s3cret"),
+            "the password is not for the log:\n{}",
+            process.output()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_the_ports_hurts_nobody() {
+    let (fleet, _backend) = fleet().await;
+    let replica = &fleet.control_planes[0];
+    let agent = &fleet.agents[0];
+    let garbage: [&[u8]; 4] = [
+        b"\x00\xff\x17\x03 nonsense \r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        &[b'A'; 100_000],
+    ];
+    for address in [replica.address, replica.http, agent.address, agent.admin] {
+        for bytes in garbage {
+            throw(address, bytes).await;
+        }
+    }
+    let api = replica.api().await.expect("a replica");
+    let state = api.breaker("pay/us-east").await.expect("a state");
+    assert_eq!(state, BreakerState::Closed);
+    assert_eq!(agent.get("/pay/").await.expect("an answer").status, 200);
+    fleet.in_sync(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_agent_of_the_same_id_is_refused_and_the_first_stays() {
+    let (fleet, _backend) = fleet().await;
+    let first = fleet.agents[0].start.clone();
+    let dir = TempDir::with_prefix("rampmeter-twin-").expect("a directory");
+    let twin = AgentStart {
+        state_dir: dir.path().join("twin"),
+        ..first.clone()
+    };
+    let mut twin = twin
+        .launch()
+        .await
+        .expect("it starts: only its stream is refused");
+    let said = twin
+        .process
+        .line("in use by another")
+        .await
+        .expect("it says why");
+    assert!(said.contains(&first.id), "{said}");
+    fleet.in_sync(SOON).await;
+    let agents = fleet.control_planes[0]
+        .api()
+        .await
+        .expect("a replica")
+        .agents()
+        .await
+        .expect("agents");
+    let addresses: Vec<_> = agents
+        .iter()
+        .filter(|a| a.name == first.id)
+        .map(|a| a.address.clone())
+        .collect();
+    assert_eq!(addresses, [fleet.agents[0].address.to_string()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn absurd_reports_are_cut_and_counted_and_convict_nobody() {
+    let (fleet, _backend) = fleet().await;
+    let replica = &fleet.control_planes[0];
+    let api = replica.api().await.expect("a replica");
+    let (requests, to_send) = mpsc::channel(64);
+    let hello = Hello {
+        agent: "liar".into(),
+        instance: "1".into(),
+        pop: "pop1".into(),
+        version: "0".into(),
+        ..Hello::default()
+    };
+    let say = async |message| {
+        requests
+            .send(ConnectRequest {
+                message: Some(message),
+            })
+            .await
+            .expect("the stream takes it");
+    };
+    say(Message::Hello(hello)).await;
+    let mut agents = api.agents.clone();
+    let mut answers = agents
+        .connect(ReceiverStream::new(to_send))
+        .await
+        .expect("a stream")
+        .into_inner();
+    let welcome = answers.message().await.expect("an answer");
+    assert!(welcome.is_some(), "welcome");
+    let slot = |age_ms| Slot {
+        age_ms,
+        requests: u32::MAX,
+        failures: u32::MAX,
+        overloads: u32::MAX,
+        slow_calls: u32::MAX,
+    };
+    let report = |backend: &str| BackendReport {
+        backend: backend.into(),
+        slots: (0..500).map(|age| slot(age * 20)).collect(),
+        demand: u64::MAX,
+        in_flight: u32::MAX,
+        ..BackendReport::default()
+    };
+    let names = [
+        "nobody/nowhere",
+        "",
+        "pay/us-east",
+        "pay/us-east",
+        "\u{0}\u{1}",
+    ];
+    for sequence in [1, 2, 2, 1, u64::MAX] {
+        let backends = names.map(report).to_vec();
+        say(Message::Report(Report { sequence, backends })).await;
+    }
+    say(Message::Report(Report {
+        sequence: 9,
+        backends: vec![report("pay/us-east"); 2000],
+    }))
+    .await;
+    let counted = eventually("what was cut is counted", SOON, || async {
+        let metrics = get(replica.http, "/metrics").await.ok()?.body;
+        let line = metrics.lines().find(|line| {
+            !line.starts_with('#') && line.contains("report") && line.contains("unknown")
+        });
+        let count: f64 = line?.rsplit(' ').next()?.parse().ok()?;
+        (count >= 1.0).then_some(count)
+    })
+    .await;
+    println!("{counted} reports of unknown backends");
+    assert_eq!(
+        api.breaker("pay/us-east").await.expect("a state"),
+        BreakerState::Closed,
+        "one liar convicts nobody"
+    );
+    let figures = api
+        .backend("pay/us-east")
+        .await
+        .expect("a backend")
+        .traffic
+        .unwrap_or_default();
+    assert!(
+        figures.outcomes.unwrap_or_default().requests < 10_000_000,
+        "{figures:?}"
+    );
+    assert_eq!(
+        fleet.agents[0]
+            .get("/pay/")
+            .await
+            .expect("an answer")
+            .status,
+        200
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_change_of_a_running_file_is_refused_and_the_old_one_stays() {
+    let (fleet, backend) = fleet().await;
+    let api = fleet.control_planes[0].api().await.expect("a replica");
+    let revision = async || {
+        let config = api
+            .operator
+            .clone()
+            .get_config(v1::GetConfigRequest {})
+            .await
+            .expect("a configuration");
+        config.into_inner().revision
+    };
+    let before = revision().await;
+    let bad = v1::ApplyConfigRequest {
+        yaml: "pops: {}".into(),
+        ..Default::default()
+    };
+    let error = api
+        .operator
+        .clone()
+        .apply_config(bad)
+        .await
+        .expect_err("refused");
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+    assert!(error.message().contains("services"), "{}", error.message());
+    std::fs::write(&fleet.file, "services: {pay: {}}\n").expect("a file");
+    eventually("the refusal is an event", SOON, || async {
+        let events = api.events("").await.ok()?;
+        settled(
+            events
+                .iter()
+                .any(|event| event.kind() == v1::EventKind::ConfigRefused),
+        )
+    })
+    .await;
+    assert_eq!(revision().await, before);
+    assert_eq!(
+        fleet.agents[0]
+            .get("/pay/")
+            .await
+            .expect("an answer")
+            .status,
+        200
+    );
+    // A good one is taken, by every agent.
+    file(&backend)
+        .service("new", &[("us-east", backend.address())])
+        .write(&fleet.file)
+        .expect("a file");
+    eventually("the new route serves", SOON, || async {
+        settled(fleet.agents[0].get("/new/").await.ok()?.status == 200)
+    })
+    .await;
+    assert!(revision().await > before);
+}
+
+fn file(backend: &ScriptedBackend) -> FleetFile {
+    FleetFile::new(2, &["us-east"]).service("pay", &[("us-east", backend.address())])
+}
+
+async fn fleet() -> (Fleet, ScriptedBackend) {
+    let backend = ScriptedBackend::local("us-east")
+        .await
+        .expect("a free port");
+    let fleet = Fleet::start(&file(&backend), 1).await.expect("a fleet");
+    (fleet, backend)
+}
+
+fn good_file() -> TempDir {
+    let dir = TempDir::with_prefix("rampmeter-good-").expect("a directory");
+    std::fs::write(dir.path().join("fleet.yaml"), GOOD).expect("a file");
+    dir
+}
+
+/// Runs a program that must end by itself, not well; returns what it said.
+async fn refused(program: &str, flags: &[&str]) -> String {
+    let mut command = Command::new(binary(program).expect("built"));
+    let mut process = Process::start(program, command.args(flags)).expect("it starts");
+    let status = process
+        .exit(SOON)
+        .await
+        .unwrap_or_else(|error| panic!("{flags:?}: {error}"));
+    let said = process.last_words();
+    assert!(!status.success(), "{program} {flags:?} succeeded:\n{said}");
+    assert!(
+        !said.contains("panicked"),
+        "{program} {flags:?} panicked:\n{said}"
+    );
+    said
+}
+
+/// Sends bytes and reads whatever comes until the other side has had enough.
+async fn throw(address: SocketAddr, bytes: &[u8]) {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    // The other side may close before it has read all.
+    let _ = stream.write_all(bytes).await;
+    let _ = stream.shutdown().await;
+    let mut sink = Vec::new();
+    let _ = tokio::time::timeout(SOON, stream.read_to_end(&mut sink))
+        .await
+        .expect("the port lets go");
+}
