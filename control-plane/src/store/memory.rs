@@ -16,8 +16,8 @@ use tokio::{sync::broadcast, time::Instant};
 
 use super::{
     Answer, BackendState, Commit, ConfigRecord, EventCursor, EventPage, EventQuery, HINTS_KEPT,
-    Hint, Hints, MAX_EPOCH, Presence, PutConfig, REPLICA_TTL, Record, ReplicaId, ReplicaView,
-    Store, SyncReply, SyncRequest,
+    Hint, Hints, Presence, PutConfig, REPLICA_TTL, Record, ReplicaId, ReplicaView, Store,
+    SyncReply, SyncRequest, plausible,
 };
 
 /// Events kept in memory: at some KiB each, tens of MiB at most.
@@ -111,7 +111,7 @@ impl State {
         let version = held.breaker.version;
         let current = self.records.get(name).map(|k| k.record.breaker.version);
         let behind = version.epoch >= self.epoch && Some(version) > current;
-        if version.epoch > MAX_EPOCH {
+        if !plausible(version) {
             return false;
         }
         if behind {
@@ -119,9 +119,9 @@ impl State {
         }
         let revision = match self.records.get(name) {
             None => version.revision.max(1),
-            Some(kept) if kept.origin.is_some_and(|origin| version > origin) => {
-                version.revision.max(kept.record.breaker.version.revision + 1)
-            }
+            Some(kept) if kept.origin.is_some_and(|origin| version > origin) => version
+                .revision
+                .max(kept.record.breaker.version.revision + 1),
             Some(_) => return behind,
         };
         let origin = Some(version);

@@ -16,7 +16,9 @@
 //! * nothing is retried inside, and everything may be repeated: writes are
 //!   absolute, and a commit repeated after a lost answer is recognised.
 
+mod codec;
 pub mod memory;
+pub mod redis;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -39,9 +41,12 @@ pub const CALL_LIMIT: Duration = Duration::from_millis(300);
 /// live replica brings what it has seen first: one calm sync.
 pub const REPAIR_GRACE: Duration = Duration::from_secs(1);
 
-/// Epochs are Unix seconds when they can be, so one above this is nonsense: an
-/// agent that claims to hold such a decision is not believed.
-pub const MAX_EPOCH: u64 = 1 << 48;
+/// Epochs are Unix seconds when they can be, so a version above this is
+/// nonsense: an agent that claims to hold such a decision is not believed.
+pub const MAX_VERSION: Version = Version {
+    epoch: 1 << 40,
+    revision: 1 << 40,
+};
 
 /// Events kept for each group of backends; older ones are dropped. About
 /// twenty outages of ten backends that share a group.
@@ -62,7 +67,7 @@ pub const HINTS_KEPT: usize = 1024;
 pub async fn open(url: &str, replica: ReplicaId) -> Result<Arc<dyn Store>, OpenError> {
     match url {
         "memory" => Ok(Arc::new(memory::MemoryStore::new(replica))),
-        _ => todo!(),
+        _ => Ok(redis::RedisStore::open(url, replica).await?),
     }
 }
 
@@ -340,6 +345,10 @@ pub struct EventQuery {
     pub limit: usize,
     /// Only those older than this: [`EventPage::next`].
     pub before: Option<EventCursor>,
+}
+
+fn plausible(version: Version) -> bool {
+    version.epoch <= MAX_VERSION.epoch && version.revision <= MAX_VERSION.revision
 }
 
 impl EventQuery {
