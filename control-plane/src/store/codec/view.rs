@@ -25,6 +25,7 @@ pub(in crate::store) fn encode_view(view: &ReplicaView) -> Vec<u8> {
         pops: view.fleet.pops.iter().map(pop).collect(),
         baseline_requests: view.fleet.baseline.requests,
         baseline_failures: view.fleet.baseline.failures,
+        baseline_overloads: view.fleet.baseline.overloads,
         max_retry_after_ms: view.max_retry_after.map(millis),
         demand_milli: view.demand_milli,
         rejected_milli: view.rejected_milli,
@@ -48,6 +49,7 @@ pub(in crate::store) fn decode_view(bytes: &[u8]) -> Decoded<ReplicaView> {
             baseline: Baseline {
                 requests: register.baseline_requests,
                 failures: register.baseline_failures,
+                overloads: register.baseline_overloads,
             },
             agents_known: register.agents_known,
             agents_reporting: register.agents_reporting,
