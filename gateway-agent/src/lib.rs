@@ -8,3 +8,27 @@ pub mod gate;
 pub mod recorder;
 pub mod snapshot;
 pub mod stance;
+
+mod answer;
+mod body;
+mod classify;
+mod connection;
+mod exchange;
+mod executor;
+mod forward;
+mod headers;
+mod intake;
+pub mod limits;
+pub mod listener;
+mod path;
+mod pool;
+mod proxy;
+mod relay;
+mod router;
+pub mod server;
+mod upload;
+mod upstream;
+mod watchdog;
+
+#[cfg(test)]
+mod proxy_tests;

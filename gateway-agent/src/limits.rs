@@ -1,0 +1,76 @@
+//! Every limit of the request path, with its reason. Together they bound what
+//! one client, or one backend, can make an agent hold.
+
+use std::time::Duration;
+
+/// Connections from clients, all cores together: with the buffers below, what
+/// an agent of 1 GiB can hold.
+pub const MAX_CONNECTIONS: usize = 10_000;
+
+/// Connections to one endpoint, all cores together. More would exhaust the
+/// ephemeral ports towards it before they would help.
+pub const MAX_ENDPOINT_CONNECTIONS: u32 = 1_024;
+
+/// A request target, and one header field: 8 KiB, as nginx and Apache have it.
+pub const MAX_FIELD_BYTES: usize = 8 << 10;
+
+/// All fields of one header, both ways.
+pub const MAX_HEADER_BYTES: usize = 16 << 10;
+
+/// Fields of one header, both ways.
+pub const MAX_HEADERS: usize = 100;
+
+/// Read and write buffer of an HTTP/1 connection, at most. A header is refused
+/// earlier; bodies want larger reads.
+pub const MAX_BUFFER_BYTES: usize = 64 << 10;
+
+/// Time from the first byte of a header to its last; also from accepting a
+/// connection to its first request. Slower is an attack or a dead link.
+pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client's connection without a request.
+pub const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// A body, either way, of which nothing arrives, and a client that reads
+/// nothing of what we write.
+pub const BODY_IDLE: Duration = Duration::from_secs(30);
+
+/// The same for streams that are meant to pause: gRPC and server-sent events.
+pub const STREAM_IDLE: Duration = Duration::from_secs(300);
+
+/// An upstream connection without a request: shorter than the 60 s or more that
+/// most servers keep one, so that we close first. A server that says
+/// `Keep-Alive: timeout=…` is believed.
+pub const UPSTREAM_IDLE: Duration = Duration::from_secs(55);
+
+/// Open streams on one HTTP/2 connection, from clients and to endpoints.
+pub const H2_STREAMS: u32 = 100;
+
+/// What one HTTP/2 stream may send us unread.
+pub const H2_STREAM_WINDOW: u32 = 64 << 10;
+
+/// What all streams of an HTTP/2 connection may send us unread.
+pub const H2_CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// What one HTTP/2 stream may hold of ours unsent.
+pub const H2_SEND_BUFFER: usize = 64 << 10;
+
+/// Streams that were reset and not yet forgotten; more closes the connection
+/// (rapid reset, CVE-2023-44487).
+pub const H2_PENDING_RESETS: usize = 20;
+
+/// From a request to stop until connections are cut.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Pause after an accept that failed for want of descriptors or memory: long
+/// enough for some to be freed, short enough not to be noticed after.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that the kernel may hold for us before we accept them.
+pub const BACKLOG: i32 = 4_096;
+
+/// The longest Retry-After of a backend that is believed, as in the breaker.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
+
+/// How often idle upstream connections are looked for.
+pub const LOOK_FOR_IDLE: Duration = Duration::from_secs(5);

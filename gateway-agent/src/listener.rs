@@ -1,0 +1,112 @@
+//! Taking connections: one listening socket for each core on one port, which
+//! the kernel spreads connections over.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::time::sleep;
+
+use crate::limits::{ACCEPT_PAUSE, BACKLOG, MAX_CONNECTIONS};
+
+/// The listening sockets of one port.
+#[derive(Debug)]
+pub struct Listeners {
+    pub(crate) sockets: Vec<TcpListener>,
+    address: SocketAddr,
+}
+
+impl Listeners {
+    /// Listens on `address`, with one socket for each core; port 0 takes a free
+    /// one. A port that someone else listens on is an error, also when they
+    /// would share it: two agents on one port are a mistake.
+    pub fn bind(address: SocketAddr, cores: usize) -> io::Result<Self> {
+        drop(socket(address, false)?);
+        let first = listen(address)?;
+        let address = first.local_addr()?;
+        let mut sockets = vec![first];
+        for _ in 1..cores {
+            sockets.push(listen(address)?);
+        }
+        Ok(Self { sockets, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket(address, true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Places for connections, shared by all cores.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Places(Arc<AtomicUsize>);
+
+/// One of [`MAX_CONNECTIONS`].
+#[derive(Debug)]
+pub(crate) struct Place(Arc<AtomicUsize>);
+
+impl Places {
+    pub(crate) fn take(&self) -> Option<Place> {
+        let place = Place(self.0.clone());
+        let taken = self.0.fetch_add(1, Relaxed);
+        (taken < MAX_CONNECTIONS).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The next connection, however many attempts fail: a lack of descriptors or
+/// memory passes, and ending the server for it would be the larger outage.
+pub(crate) async fn next<T>(mut accept: impl AsyncFnMut() -> io::Result<T>) -> T {
+    let mut warned = false;
+    loop {
+        match accept().await {
+            Ok(connection) => return connection,
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                if !warned {
+                    tracing::warn!(%error, "cannot accept connections; trying again");
+                    warned = true;
+                }
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
+}

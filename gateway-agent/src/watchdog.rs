@@ -1,0 +1,59 @@
+//! Notices a body that stands still. It costs nothing while data flows: the
+//! timer exists only once something was waited for.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Counts the time that we wait for the other side; what it spends waiting for
+/// us is not held against it.
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    /// For one wait.
+    idle: Duration,
+    /// For all waits together; `None`: as many as it likes.
+    budget: Option<Duration>,
+    waiting_since: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watchdog {
+    /// Bites after `idle` without anything, or once all waits exceed `budget`.
+    pub(crate) fn new(idle: Duration, budget: Option<Duration>) -> Self {
+        Self {
+            idle,
+            budget,
+            waiting_since: None,
+            sleep: None,
+        }
+    }
+
+    /// Something came.
+    pub(crate) fn fed(&mut self) {
+        if let (Some(since), Some(budget)) = (self.waiting_since.take(), &mut self.budget) {
+            *budget = budget.saturating_sub(since.elapsed());
+        }
+    }
+
+    /// Nothing came: ready once that is too long.
+    pub(crate) fn poll_bite(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.waiting_since.is_none() {
+            let now = Instant::now();
+            let patience = self.budget.map_or(self.idle, |left| left.min(self.idle));
+            self.waiting_since = Some(now);
+            match &mut self.sleep {
+                Some(sleep) => sleep.as_mut().reset(now + patience),
+                None => self.sleep = Some(Box::pin(sleep_until(now + patience))),
+            }
+        }
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
