@@ -33,6 +33,7 @@ const BACKLOG: u32 = 1024;
 /// A running backend. Dropping it closes its port and its connections.
 #[derive(Debug)]
 pub struct ScriptedBackend {
+    name: String,
     address: SocketAddr,
     behaviour: Arc<watch::Sender<Behaviour>>,
     receipts: Arc<Receipts>,
@@ -72,6 +73,7 @@ impl ScriptedBackend {
         ));
         let acceptor = tokio::spawn(accept(reserved, listener, behaviour.subscribe(), answering));
         Ok(Self {
+            name: name.to_owned(),
             address,
             behaviour,
             receipts,
@@ -85,6 +87,11 @@ impl ScriptedBackend {
     /// No port is free.
     pub async fn local(name: &str) -> io::Result<Self> {
         Self::start(SocketAddr::from(([127, 0, 0, 1], 0)), name).await
+    }
+
+    /// What it calls itself in its answers.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Where it serves, also while it refuses connections.

@@ -128,6 +128,14 @@ impl Running {
         records
     }
 
+    /// Requests answered at or after `start`, in order of completion. Cheap for
+    /// a recent `start`.
+    pub fn lately(&self, start: Instant) -> Vec<Record> {
+        let records = self.records.lock();
+        let first = records.partition_point(|record| record.at + record.latency < start);
+        records[first..].to_vec()
+    }
+
     /// Records in order of completion from `cursor` on, and the next cursor.
     pub fn next(&self, cursor: usize) -> (Vec<Record>, usize) {
         self.records.from(cursor)
