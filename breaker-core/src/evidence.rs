@@ -11,6 +11,14 @@ use crate::{
 /// Score at which evidence convicts, in nats.
 pub const CONVICT_SCORE: f64 = 16.0;
 
+/// Share of the score and of the volume that must be left when the worst witness
+/// is left out. All of it would cost a fleet of 4 POPs two more failed requests
+/// for each decision, and buy nothing: a lone accuser is a suspect already.
+const CONFIRM_SHARE: f64 = 2.0 / 3.0;
+
+/// Score that must be left when the worst witness is left out.
+pub const CONFIRM_SCORE: f64 = CONVICT_SCORE * CONFIRM_SHARE;
+
 /// Which rule convicted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TripReason {
@@ -183,17 +191,27 @@ impl Rule {
 
     /// Scores what `window` holds since `since`.
     pub fn score(&self, window: &Window, since: Timestamp) -> Score {
-        self.scan(window.newest_first_without(None), since)
+        let bar = (CONVICT_SCORE, self.volume);
+        self.scan(window.newest_first_without(None), since, bar)
     }
 
     /// Scores what `window` holds since `since` without `part` of it.
     pub fn score_without(&self, window: &Window, part: &Window, since: Timestamp) -> Score {
-        self.scan(window.newest_first_without(Some(part)), since)
+        self.scan(
+            window.newest_first_without(Some(part)),
+            since,
+            (CONFIRM_SCORE, (self.volume * 2).div_ceil(3)),
+        )
     }
 
     /// The scan over every onset: sums are integers, so that equal traffic gives
     /// equal scores whatever the order it was added in.
-    fn scan(&self, newest_first: impl Iterator<Item = (u64, Counts)>, since: Timestamp) -> Score {
+    fn scan(
+        &self,
+        newest_first: impl Iterator<Item = (u64, Counts)>,
+        since: Timestamp,
+        bar: (f64, u64),
+    ) -> Score {
         let first = first_slot(since);
         let mut best = Score::default();
         let (mut requests, mut bad) = (0_u64, 0_u64);
@@ -201,9 +219,9 @@ impl Rule {
             requests = requests.saturating_add(counts.requests);
             bad = bad.saturating_add(self.bad_of(counts));
             let nats = self.nats(requests, bad);
-            let failing = nats >= CONVICT_SCORE
+            let failing = nats >= bar.0
                 && bad as f64 >= self.intolerable * requests as f64
-                && requests >= self.volume;
+                && requests >= bar.1;
             if (failing, nats) > (best.failing, best.nats) {
                 best = Score {
                     nats,
@@ -235,9 +253,10 @@ pub fn score(
 pub struct Evidence {
     /// The rule with the strongest evidence.
     pub rule: TripReason,
-    /// Strength after leaving out the worst witness.
+    /// What is left without the worst POP, or, of the only POP with traffic,
+    /// without its worst agent. It is `failing` if it confirms.
     pub score: Score,
-    /// Score over everything, with nobody left out.
+    /// Score over everything, suspects included, with nobody left out.
     pub overall: Score,
     /// Tolerated rate, p0.
     pub tolerated: f64,
@@ -262,7 +281,7 @@ pub struct Evidence {
 pub struct PopEvidence {
     /// The POP.
     pub pop: PopId,
-    /// After leaving out its worst agent.
+    /// After leaving out its worst agent, if it is not the only one.
     pub score: Score,
     /// Agents with traffic.
     pub agents: u32,

@@ -7,8 +7,10 @@
 
 #![warn(missing_docs)]
 
+pub mod blast;
 pub mod breaker;
 pub mod evidence;
+pub mod explain;
 pub mod histogram;
 pub mod ids;
 pub mod outcome;
@@ -20,7 +22,7 @@ pub mod vantage;
 pub mod window;
 
 pub use breaker::{Breaker, Circuit, Ramp, TrialLease, Version};
-pub use evidence::{Evidence, TripReason};
+pub use evidence::{Baseline, Evidence, TripReason};
 pub use ids::{AgentId, BackendName, PopId};
 pub use outcome::{FailureKind, OutcomeClass};
 pub use policy::{BreakerPolicy, Mode};

@@ -43,12 +43,14 @@ pub struct PopView {
 }
 
 impl PopView {
-    /// From every agent's window.
+    /// From every agent's window. The worst are those by evidence since `since`,
+    /// see `Breaker::evidence_since`.
     pub fn of_agents<'a>(
         pop: PopId,
         agents: impl Iterator<Item = (&'a AgentId, &'a Window)>,
         policy: &BreakerPolicy,
         baseline: Baseline,
+        since: Timestamp,
     ) -> Self {
         let agents: Vec<_> = agents.filter(|(_, window)| !window.is_empty()).collect();
         let mut view = Self {
@@ -62,7 +64,7 @@ impl PopView {
         }
         let mut accused: Vec<(&AgentId, &Window)> = Rule::all(policy, baseline)
             .iter()
-            .filter_map(|rule| worst_by(rule, &agents))
+            .filter_map(|rule| worst_by(rule, &agents, since))
             .collect();
         accused.sort_by_key(|(agent, _)| *agent);
         accused.dedup_by_key(|(agent, _)| *agent);
@@ -98,10 +100,11 @@ impl PopView {
 fn worst_by<'a>(
     rule: &Rule,
     agents: &[(&'a AgentId, &'a Window)],
+    since: Timestamp,
 ) -> Option<(&'a AgentId, &'a Window)> {
     agents
         .iter()
-        .map(|(agent, window)| (rule.score(window, Timestamp::default()), *agent, *window))
+        .map(|(agent, window)| (rule.score(window, since), *agent, *window))
         .filter(|(score, ..)| score.bad > 0)
         .max_by(|(a, a_name, _), (b, b_name, _)| {
             a.nats.total_cmp(&b.nats).then_with(|| b_name.cmp(a_name))
@@ -217,7 +220,10 @@ fn judge_by(
         ),
     };
     let coverage = coverage(view);
-    let convicted = score.failing && votes >= needed;
+    let convicted = match &judged[..] {
+        [only] => only.evidence.failing,
+        _ => score.failing && votes >= needed && rule.score(&sum, since).failing,
+    };
     let thin = convicted && coverage < policy.min_coverage;
     let fleet = convicted && !thin;
     let mut overall = Window::default();
@@ -285,7 +291,7 @@ impl<'a> PopJudged<'a> {
         };
         let votes_failing = score.nats >= rule.lean();
         let suspect = left_out
-            .filter(|_| !votes_failing)
+            .filter(|_| !score.failing)
             .map(|w| (w, rule.score(&w.window, since)))
             .filter(|(_, own)| own.failing);
         let trusted = match suspect {
@@ -298,7 +304,7 @@ impl<'a> PopJudged<'a> {
                 score,
                 agents: view.agents,
                 votes_failing,
-                failing: score.failing,
+                failing: score.failing && rule.score(&view.total, since).failing,
                 left_out: left_out.map(|w| w.agent.clone()),
             },
             suspect: suspect.map(|(w, score)| Suspect {

@@ -1,0 +1,226 @@
+//! The gateway's side: admission, outcomes, reports at the calm, hot and
+//! expedited rates, trial leases.
+
+use breaker_core::{
+    Breaker, BreakerPolicy, Counts, PopId, Timestamp, TrialLease, breaker::TrialOutcome,
+    explain::name, window::SLOT,
+};
+
+use super::{
+    Event, Micros, ToAgent, ToReplica, World, ms, pop_id,
+    replica::{Report, Slot},
+    secs,
+};
+
+/// The backend's own latency.
+const SERVICE_TIME: Micros = ms(5);
+const CALM: Micros = secs(1);
+const HOT: Micros = ms(100);
+const CLOSEST: Micros = ms(20);
+/// A failure keeps an agent hot for this long.
+const HOT_FOR: Micros = secs(5);
+/// Expedited reports: 10 a second, bursts of 5.
+const BUDGET: f64 = 5.0;
+const REFILL_PER_MICRO: f64 = 10.0 / 1e6;
+
+pub struct Agent {
+    pub pop: PopId,
+    pub up: bool,
+    /// Rises with each crash, so that what belongs to an earlier life is dropped.
+    pub life: u64,
+    pub replica: usize,
+    pub applied: Option<Breaker>,
+    lease: Option<TrialLease>,
+    slots: Vec<(u64, Counts)>,
+    demand: u64,
+    sequence: u64,
+    last_report: Micros,
+    hot_until: Micros,
+    urgent: bool,
+    tokens: f64,
+    tokens_at: Micros,
+}
+
+impl Agent {
+    pub fn new(_index: usize, pop: usize, replica: usize) -> Self {
+        Self {
+            pop: pop_id(pop),
+            up: true,
+            life: 0,
+            replica,
+            applied: None,
+            lease: None,
+            slots: Vec::new(),
+            demand: 0,
+            sequence: 0,
+            last_report: 0,
+            hot_until: 0,
+            urgent: false,
+            tokens: BUDGET,
+            tokens_at: 0,
+        }
+    }
+
+    pub fn restarted(&self) -> Self {
+        Self {
+            pop: self.pop.clone(),
+            life: self.life + 1,
+            ..Self::new(0, 0, self.replica)
+        }
+    }
+
+    pub fn admission(&self, policy: &BreakerPolicy, now: Timestamp) -> f64 {
+        self.applied.as_ref().map_or(1.0, |breaker| {
+            breaker.admission(policy, Some(&self.pop), now)
+        })
+    }
+
+    /// A lease is worth something only while its circuit is HALF_OPEN.
+    fn take_lease(&mut self, policy: &BreakerPolicy, now: Timestamp) -> Option<TrialLease> {
+        let half_open = self
+            .applied
+            .as_ref()
+            .is_some_and(|b| name(b.state(policy, Some(&self.pop))) == "HALF_OPEN");
+        self.lease.take_if(|lease| half_open && lease.expires > now)
+    }
+
+    fn spend_token(&mut self, now: Micros) -> bool {
+        let refill = (now - self.tokens_at) as f64 * REFILL_PER_MICRO;
+        self.tokens = (self.tokens + refill).min(BUDGET);
+        self.tokens_at = now;
+        let spent = self.tokens >= 1.0;
+        if spent {
+            self.tokens -= 1.0;
+        }
+        spent
+    }
+}
+
+impl World {
+    pub(super) fn request(&mut self, index: usize) {
+        let (now, policy) = (self.time(), self.setup.policy.clone());
+        let agent = &mut self.agents[index];
+        if !agent.up {
+            return;
+        }
+        agent.demand += 1;
+        let admission = agent.admission(&policy, now);
+        let lease = agent.take_lease(&policy, now);
+        let (life, trial) = (agent.life, lease.map(|lease| lease.id));
+        if trial.is_none() && !self.rng.chance(admission) {
+            return;
+        }
+        self.reached.push((self.now, index));
+        if let Some(id) = &trial {
+            self.trials_in_flight.push(id.clone());
+            self.most_trials_in_flight =
+                self.most_trials_in_flight.max(self.trials_in_flight.len());
+        }
+        let failed = self.rng.chance((self.fault)(index, self.now));
+        let outcome = Event::Outcome {
+            agent: index,
+            life,
+            failed,
+            trial,
+        };
+        self.after(SERVICE_TIME, outcome);
+    }
+
+    pub(super) fn outcome(&mut self, index: usize, life: u64, failed: bool, trial: Option<String>) {
+        self.trials_in_flight
+            .retain(|id| Some(id) != trial.as_ref());
+        let (now, overloads) = (self.now, self.setup.overloads);
+        let agent = &mut self.agents[index];
+        if agent.life != life || !agent.up {
+            return;
+        }
+        if let Some(id) = trial {
+            let outcome = if failed {
+                TrialOutcome::Failed
+            } else {
+                TrialOutcome::Succeeded
+            };
+            let replica = agent.replica;
+            self.send(|| Event::AtReplica {
+                replica,
+                agent: index,
+                message: ToReplica::Trial(id.clone(), outcome),
+            });
+            return;
+        }
+        let counts = Counts {
+            requests: 1,
+            failures: u64::from(failed && !overloads),
+            overloads: u64::from(failed && overloads),
+            slow: 0,
+        };
+        let slot = now / 1000 / SLOT.as_millis() as u64;
+        match agent.slots.last_mut() {
+            Some((at, sum)) if *at == slot => *sum += counts,
+            _ => agent.slots.push((slot, counts)),
+        }
+        if failed {
+            agent.urgent = true;
+            agent.hot_until = now + HOT_FOR;
+            self.report_if_due(index);
+        }
+    }
+
+    pub(super) fn report_if_due(&mut self, index: usize) {
+        let (now, policy) = (self.now, self.setup.policy.clone());
+        let time = self.time();
+        let agent = &mut self.agents[index];
+        let since = now - agent.last_report;
+        let hot = now < agent.hot_until || agent.admission(&policy, time) < 1.0;
+        let interval = if hot { HOT } else { CALM };
+        let expedited = || agent.urgent && since >= CLOSEST;
+        let due = since >= interval || (expedited() && agent.spend_token(now));
+        if !agent.up || !due {
+            return;
+        }
+        let slots = std::mem::take(&mut agent.slots);
+        let age = |slot: u64| now / 1000 - slot * SLOT.as_millis() as u64;
+        let report = Report {
+            life: agent.life,
+            sequence: agent.sequence,
+            slots: slots
+                .into_iter()
+                .map(|(at, counts)| Slot {
+                    age_ms: age(at),
+                    counts,
+                })
+                .collect(),
+            demand: std::mem::take(&mut agent.demand),
+            urgent: std::mem::take(&mut agent.urgent),
+        };
+        agent.sequence += 1;
+        agent.last_report = now;
+        let replica = agent.replica;
+        self.send(|| Event::AtReplica {
+            replica,
+            agent: index,
+            message: ToReplica::Report(report.clone()),
+        });
+    }
+
+    pub(super) fn at_agent(&mut self, index: usize, message: ToAgent) {
+        let now = self.time();
+        let agent = &mut self.agents[index];
+        if !agent.up {
+            return;
+        }
+        match message {
+            ToAgent::Decision(breaker) => {
+                let newer = agent
+                    .applied
+                    .as_ref()
+                    .is_none_or(|held| held.version < breaker.version);
+                if newer {
+                    agent.applied = Some(*breaker);
+                }
+            }
+            ToAgent::Grant(lease) if lease.expires > now => agent.lease = Some(lease),
+            ToAgent::Grant(_) => {}
+        }
+    }
+}
