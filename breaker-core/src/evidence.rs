@@ -276,6 +276,17 @@ pub struct Evidence {
     pub coverage: f64,
 }
 
+impl Evidence {
+    /// The nats that [`Evidence::score`] needs: less where a witness was left
+    /// out of it, because [`Evidence::overall`] must convict as well.
+    pub fn score_needed(&self) -> f64 {
+        match &self.pops[..] {
+            [only] if only.left_out.is_none() => CONVICT_SCORE,
+            _ => CONFIRM_SCORE,
+        }
+    }
+}
+
 /// One POP's share of the evidence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PopEvidence {

@@ -3,7 +3,7 @@
 use breaker_core::{
     BreakerPolicy, Evidence, TripReason,
     breaker::Override,
-    evidence::{CONVICT_SCORE, PopEvidence, Suspect},
+    evidence::{PopEvidence, Suspect},
 };
 
 use super::{duration, timestamp};
@@ -17,7 +17,7 @@ impl From<&Evidence> for v1::Evidence {
             rule: v1::TripReason::from(e.rule).into(),
             summary: summary(e),
             score: round(e.score.nats),
-            score_threshold: CONVICT_SCORE,
+            score_threshold: round(e.score_needed()),
             tolerated_rate: e.tolerated,
             intolerable_rate: e.intolerable,
             onset_time: (e.overall.nats > 0.0).then(|| timestamp(e.overall.onset)),
@@ -111,7 +111,7 @@ pub fn summary(e: &Evidence) -> String {
     } else {
         format!(
             "{} of {} requests {} since the onset; {} of {} active POPs vote failing ({} needed); \
-             without its worst witness the evidence scores {:.1} of {CONVICT_SCORE:.0} nats",
+             without its worst witness the evidence scores {:.1} of {:.1} nats",
             e.overall.bad,
             e.overall.requests,
             bad_words(e.rule),
@@ -119,6 +119,7 @@ pub fn summary(e: &Evidence) -> String {
             e.pops_active,
             e.pops_needed,
             e.score.nats,
+            e.score_needed(),
         )
     };
     if !e.suspects.is_empty() {
