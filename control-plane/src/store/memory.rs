@@ -315,3 +315,6 @@ impl Store for MemoryStore {
         Hints(self.shared.hints.subscribe())
     }
 }
+
+#[cfg(test)]
+mod tests;

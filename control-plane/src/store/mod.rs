@@ -19,6 +19,8 @@
 mod codec;
 pub mod memory;
 pub mod redis;
+#[cfg(test)]
+mod testing;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -347,8 +349,10 @@ pub struct EventQuery {
     pub before: Option<EventCursor>,
 }
 
+/// Could it be the version of a record?
 fn plausible(version: Version) -> bool {
-    version.epoch <= MAX_VERSION.epoch && version.revision <= MAX_VERSION.revision
+    (1..=MAX_VERSION.epoch).contains(&version.epoch)
+        && (1..=MAX_VERSION.revision).contains(&version.revision)
 }
 
 impl EventQuery {

@@ -49,6 +49,10 @@ use super::{
 /// Groups of backends: enough to spread over any Cluster, few enough to list.
 const GROUPS: u16 = 256;
 
+/// Where hints are listened for. An access list must allow a pattern literally,
+/// so it is the one that people write: `&rm:*`.
+const CHANNELS: &str = "rm:*";
+
 /// A group of backends that share a slot, or the fleet's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Group(u16);
@@ -103,9 +107,11 @@ impl RedisStore {
         let db = target.db;
         let scripts = Arc::new(Scripts::new());
         let (hints, _) = broadcast::channel(HINTS_KEPT);
-        let listener = Arc::new(Hinter(hints.clone()));
-        let pattern = format!("rm:*:hints:{db}");
-        let link = Link::open(target, pattern, scripts.clone(), listener).await?;
+        let listener = Arc::new(Hinter {
+            suffix: format!(":hints:{db}"),
+            hints: hints.clone(),
+        });
+        let link = Link::open(target, CHANNELS, scripts.clone(), listener).await?;
         Ok(Arc::new(Self {
             replica,
             link,
@@ -176,7 +182,9 @@ impl RedisStore {
         version: Version,
         body: Option<Vec<u8>>,
     ) -> Result<Commit, StoreError> {
-        if Some(version) < self.seen().version(backend) {
+        // In another epoch a sync must first bring what we know to it.
+        let seen = self.seen().version(backend);
+        if seen.is_some_and(|seen| version < seen || version.epoch > seen.epoch) {
             return Err(StoreError::Repairing);
         }
         let Some(body) = body else {
@@ -287,14 +295,21 @@ fn unreadable(
 }
 
 /// Turns what the server pushes into hints.
-struct Hinter(broadcast::Sender<Hint>);
+struct Hinter {
+    /// Of the channels of our database.
+    suffix: String,
+    hints: broadcast::Sender<Hint>,
+}
 
 impl Listener for Hinter {
     fn connected(&self) {
-        let _ = self.0.send(Hint::Everything);
+        let _ = self.hints.send(Hint::Everything);
     }
 
-    fn message(&self, payload: &[u8]) {
+    fn message(&self, channel: &[u8], payload: &[u8]) {
+        if !channel.ends_with(self.suffix.as_bytes()) {
+            return;
+        }
         let hint = match payload.split_first() {
             Some((b'b', name)) => std::str::from_utf8(name)
                 .ok()
@@ -306,7 +321,7 @@ impl Listener for Hinter {
             _ => None,
         };
         // Nobody listening is fine.
-        let _ = hint.map(|hint| self.0.send(hint));
+        let _ = hint.map(|hint| self.hints.send(hint));
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult,
+    AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, RedisResult, Value,
     aio::MultiplexedConnection,
 };
 use tokio::{
@@ -72,7 +72,7 @@ pub(super) trait Listener: Send + Sync + 'static {
     /// A new connection is up: anything may have happened since the last one.
     fn connected(&self);
     /// A message on one of our channels.
-    fn message(&self, payload: &[u8]);
+    fn message(&self, channel: &[u8], payload: &[u8]);
 }
 
 /// See the module.
@@ -94,7 +94,7 @@ impl Link {
     /// background; one that answers wrongly is an error.
     pub(super) async fn open(
         target: Target,
-        pattern: String,
+        pattern: &'static str,
         scripts: Arc<Scripts>,
         listener: Arc<dyn Listener>,
     ) -> Result<Self, OpenError> {
@@ -195,7 +195,7 @@ impl State {
 struct Builder {
     client: Client,
     shown: String,
-    pattern: String,
+    pattern: &'static str,
     scripts: Arc<Scripts>,
     listener: Arc<dyn Listener>,
     broken: mpsc::Sender<Broken>,
@@ -262,7 +262,7 @@ impl Builder {
                 .client
                 .get_multiplexed_async_connection_with_config(&config)
                 .await?;
-            connection.psubscribe(&self.pattern).await?;
+            connection.psubscribe(self.pattern).await?;
             for script in self.scripts.all() {
                 script.load_async(&mut connection).await?;
             }
@@ -284,8 +284,10 @@ impl Builder {
         move |push| {
             match push.kind {
                 PushKind::PMessage => {
-                    if let Some(redis::Value::BulkString(payload)) = push.data.get(2) {
-                        listener.message(payload);
+                    if let [_, Value::BulkString(channel), Value::BulkString(payload)] =
+                        &push.data[..]
+                    {
+                        listener.message(channel, payload);
                     }
                 }
                 PushKind::Disconnection => {

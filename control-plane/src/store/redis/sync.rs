@@ -64,16 +64,13 @@ impl RedisStore {
     pub(super) async fn sync_groups(&self, request: SyncRequest) -> Result<SyncReply, StoreError> {
         let mut found = Found::default();
         let told = self.ask(asks(request)).await?;
-        let wanted = told.iter().flat_map(|told| &told.backends);
-        let wanted: Vec<_> = wanted
-            .filter(|b| b.wanted)
-            .map(|b| b.name.clone())
-            .collect();
-        self.take_in(told, &mut found);
+        let wanted = self.take_in(told, &mut found);
         if !wanted.is_empty() {
             tracing::warn!(backends = ?wanted, "bringing back what the store has lost");
             let told = self.ask(self.offers(wanted)).await?;
-            self.take_in(told, &mut found);
+            if !self.take_in(told, &mut found).is_empty() {
+                return Err(StoreError::Repairing);
+            }
         }
         Ok(SyncReply {
             now: found.now,
@@ -139,7 +136,10 @@ impl RedisStore {
         asks
     }
 
-    fn take_in(&self, told: Vec<Told>, found: &mut Found) {
+    /// Returns those that the store wants from us. What it told of them is not
+    /// taken in, lest we forget what we know before the store has it.
+    fn take_in(&self, told: Vec<Told>, found: &mut Found) -> Vec<BackendName> {
+        let mut wanted = Vec::new();
         for told in told {
             let mut seen = self.seen();
             seen.pass(told.now);
@@ -147,10 +147,15 @@ impl RedisStore {
             found.now = seen.clock;
             drop(seen);
             for backend in told.backends {
+                if backend.wanted {
+                    wanted.push(backend.name);
+                    continue;
+                }
                 let state = self.state(told.group, told.epoch, backend, &mut found.corrupt);
                 found.backends.insert(state.name.clone(), state);
             }
         }
+        wanted
     }
 
     fn state(

@@ -1,0 +1,81 @@
+//! What a sync costs Redis: by backends, not by traffic and not by agents.
+
+use std::collections::BTreeMap;
+
+use super::{RedisServer, join};
+use crate::store::{
+    SyncRequest,
+    redis::Group,
+    testing::{backend, sync, view},
+};
+
+/// Calls of each command since the last reset.
+fn commands(server: &RedisServer) -> BTreeMap<String, u64> {
+    let info: String = server.run(&["INFO", "commandstats"]);
+    let count = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let calls = rest.split(',').next()?.parse().ok()?;
+        Some((name.to_owned(), calls))
+    };
+    info.lines().filter_map(count).collect()
+}
+
+async fn cost_of_sync(server: &RedisServer, requests: u64, agents: u32) -> BTreeMap<String, u64> {
+    let store = join(server, "a").await;
+    let names: Vec<_> = (0..20).map(|n| backend(&format!("pay/r{n}"))).collect();
+    let mut view = view(requests);
+    view.fleet.agents_known = agents;
+    view.fleet.pops[0].agents = agents;
+    let request = SyncRequest {
+        registers: names.into_iter().map(|name| (name, view.clone())).collect(),
+        ..SyncRequest::default()
+    };
+    sync(&*store, request.clone()).await;
+    let _: String = server.run(&["CONFIG", "RESETSTAT"]);
+    for _ in 0..10 {
+        sync(&*store, request.clone()).await;
+    }
+    commands(server)
+}
+
+#[tokio::test]
+async fn a_sync_costs_the_same_whatever_the_traffic_and_the_number_of_agents() {
+    let server = RedisServer::start(&[]);
+    let calm = cost_of_sync(&server, 10, 1).await;
+    let busy = cost_of_sync(&server, 1_000_000, 5_000).await;
+    assert_eq!(calm, busy);
+    let names = (0..20).map(|n| backend(&format!("pay/r{n}")));
+    let groups: std::collections::BTreeSet<_> = names.map(|name| Group::of(&name)).collect();
+    assert_eq!(
+        calm["evalsha"],
+        10 * groups.len() as u64,
+        "one for each group"
+    );
+    assert!(!calm.contains_key("eval") && !calm.contains_key("script|load"));
+}
+
+#[test]
+fn all_keys_of_a_group_are_in_one_slot() {
+    for group in Group::all() {
+        let tag = |key: String| {
+            let (_, rest) = key.split_once('{').expect("a tag");
+            rest.split_once('}').expect("its end").0.to_owned()
+        };
+        let nouns = ["meta", "records", "registers", "events", "hints:0"];
+        let tags: std::collections::BTreeSet<_> = nouns.map(|noun| tag(group.key(noun))).into();
+        assert_eq!(tags.len(), 1);
+    }
+    assert_eq!(Group::FLEET.key("config"), "rm:{fleet}:config");
+}
+
+#[test]
+fn groups_never_change() {
+    // Replicas of all versions must agree on them.
+    assert_eq!(
+        Group::of(&backend("pay/us-east")).key("records"),
+        "rm:{p052}:records"
+    );
+    let names = (0..10_000).map(|n| backend(&format!("s{n}/r")));
+    let used: std::collections::BTreeSet<_> = names.map(|name| Group::of(&name)).collect();
+    assert_eq!(used.len(), 256, "all groups are used");
+}
