@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// `30s`, `1.5m`, `250ms`, `2h`, in whole milliseconds.
-pub(crate) fn duration(text: &str) -> Option<Duration> {
+/// Reads a duration as the fleet file spells it: `30s`, `1.5m`, `250ms`, `2h`, in
+/// whole milliseconds.
+pub fn duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|c: char| c.is_ascii_alphabetic())?;
     let (number, unit) = text.split_at(unit_at);
     let millis = match unit {

@@ -1,0 +1,141 @@
+//! The API's values in the fewest words.
+
+use std::time::{Duration, SystemTime};
+
+use prost_types::Timestamp;
+use rampmeter_api::v1::{BreakerState, EventKind, Mode, Scope, TripReason, Version};
+
+use crate::style::{Tone, Word};
+
+pub(crate) fn state(state: BreakerState) -> Word {
+    match state {
+        BreakerState::Closed => Word::new("CLOSED", Tone::Good),
+        BreakerState::Open => Word::new("OPEN", Tone::Bad),
+        BreakerState::HalfOpen => Word::new("HALF_OPEN", Tone::Warn),
+        BreakerState::Unspecified => Word::new("?", Tone::Faint),
+    }
+}
+
+pub(crate) fn mode(mode: Mode) -> Word {
+    match short(mode.as_str_name(), "MODE_") {
+        "ENFORCE" => Word::plain("ENFORCE"),
+        other => Word::new(other, Tone::Warn),
+    }
+}
+
+pub(crate) fn scope(scope: Scope, subject: &str) -> String {
+    match (short(scope.as_str_name(), "SCOPE_"), subject) {
+        ("UNSPECIFIED", _) => "-".to_owned(),
+        (scope, "") => scope.to_owned(),
+        (scope, subject) => format!("{scope} {subject}"),
+    }
+}
+
+pub(crate) fn kind(kind: EventKind) -> &'static str {
+    short(kind.as_str_name(), "EVENT_KIND_")
+}
+
+pub(crate) fn reason(reason: TripReason) -> String {
+    let words = short(reason.as_str_name(), "TRIP_REASON_");
+    words.to_ascii_lowercase().replace('_', " ")
+}
+
+fn short<'a>(name: &'a str, prefix: &str) -> &'a str {
+    match name.strip_prefix(prefix) {
+        Some(rest) => rest,
+        None => name,
+    }
+}
+
+pub(crate) fn version(version: Option<Version>) -> String {
+    version.map_or("-".to_owned(), |v| format!("{}.{}", v.epoch, v.revision))
+}
+
+/// A share, 0 to 1, as a percentage that is 0 or 100 only if the share is.
+pub(crate) fn percent(share: f64) -> String {
+    let rounded = match share * 100.0 {
+        p if p > 99.0 && p < 100.0 => (p * 10.0).floor() / 10.0,
+        p if p > 0.0 && p < 0.1 => 0.1,
+        p if p < 10.0 => (p * 10.0).round() / 10.0,
+        p => p.round(),
+    };
+    format!("{rounded}%")
+}
+
+pub(crate) fn admission(share: f64) -> Word {
+    let tone = match share {
+        s if s >= 1.0 => Tone::Plain,
+        s if s > 0.0 => Tone::Warn,
+        _ => Tone::Bad,
+    };
+    Word::new(percent(share), tone)
+}
+
+/// A rate a second.
+pub(crate) fn rate(rate: f64) -> String {
+    match rate {
+        0.0 => "0".to_owned(),
+        r if r < 10.0 => format!("{r:.1}"),
+        r => format!("{r:.0}"),
+    }
+}
+
+/// Two units are enough: `3m 12s`.
+pub(crate) fn duration(duration: Duration) -> String {
+    let secs = duration.as_secs();
+    match secs {
+        0 if duration.is_zero() => "0s".to_owned(),
+        0 => format!("{}ms", duration.as_millis().max(1)),
+        1..10 if duration.subsec_millis() >= 50 => format!("{:.1}s", duration.as_secs_f64()),
+        1..60 => format!("{secs}s"),
+        60..3600 => two(secs, 60, "m", 1, "s"),
+        3600..86_400 => two(secs, 3600, "h", 60, "m"),
+        _ => two(secs, 86_400, "d", 3600, "h"),
+    }
+}
+
+fn two(secs: u64, large: u64, large_unit: &str, small: u64, small_unit: &str) -> String {
+    match secs % large / small {
+        0 => format!("{}{large_unit}", secs / large),
+        rest => format!("{}{large_unit} {rest}{small_unit}", secs / large),
+    }
+}
+
+pub(crate) fn wire_duration(wire: Option<prost_types::Duration>) -> String {
+    let known = wire.and_then(|wire| Duration::try_from(wire).ok());
+    known.map_or("-".to_owned(), duration)
+}
+
+/// `2026-11-23 14:02:11.123`, in UTC.
+pub(crate) fn clock(at: Option<Timestamp>) -> String {
+    let Some(at) = at else {
+        return "-".to_owned();
+    };
+    let millis = Timestamp {
+        nanos: at.nanos / 1_000_000 * 1_000_000,
+        ..at
+    };
+    let text = millis.to_string();
+    let text = text.trim_end_matches('Z').replace('T', " ");
+    match text.contains('.') {
+        true => text,
+        false => text + ".000",
+    }
+}
+
+/// How long ago; the two hosts' clocks may differ, so never negative.
+pub(crate) fn ago(at: Option<Timestamp>, now: SystemTime) -> String {
+    let at = at.and_then(|at| SystemTime::try_from(at).ok());
+    at.map_or("-".to_owned(), |at| {
+        duration(now.duration_since(at).unwrap_or_default())
+    })
+}
+
+/// How long until; "now" once it has passed.
+pub(crate) fn until(at: Option<Timestamp>, now: SystemTime) -> Option<String> {
+    let at = SystemTime::try_from(at?).ok()?;
+    match at.duration_since(now) {
+        Ok(left) if left >= Duration::from_millis(1) => Some(format!("in {}", duration(left))),
+        _ => Some("now".to_owned()),
+    }
+}
