@@ -1,10 +1,14 @@
 //! The agent's monotonic clock, as plain milliseconds.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use breaker_core::time::Timestamp;
 
-/// Milliseconds since the agent started.
+/// What the clock shows at the agent's start: two days, so that what an earlier
+/// run heard has a time, too.
+const START: Duration = Duration::from_secs(2 * 24 * 3600);
+
+/// Milliseconds, from [`START`] on.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     start: Instant,
@@ -24,10 +28,10 @@ impl Clock {
         self.at(Instant::now())
     }
 
-    /// At `instant`; zero before the start.
+    /// At `instant`; one before the start counts as the start.
     pub fn at(&self, instant: Instant) -> Timestamp {
         let elapsed = instant.saturating_duration_since(self.start);
-        Timestamp::from_millis(elapsed.as_millis() as u64)
+        Timestamp::from_millis((START + elapsed).as_millis() as u64)
     }
 }
 

@@ -18,9 +18,11 @@ use tokio::sync::Notify;
 
 use crate::{
     clock::Clock,
+    dice::{random, unit},
+    lease::Lease,
     recorder::{Recorder, Tally},
     snapshot::Snapshot,
-    stance::{Answer, Lease, Stance},
+    stance::{Answer, Stance},
 };
 
 /// A backend's number. Given once for each name and never reused while the
@@ -219,23 +221,25 @@ impl CoreGate {
         }
         let started = Instant::now();
         let stance = cell.live.stance.load();
-        let trial = match self.ask(cell, &stance, self.clock.at(started), idempotent) {
-            Ok(trial) => trial,
-            Err(reason) if stance.shadow && reason != RefusalReason::Limit => {
-                cell.recorder.count(Tally::Shadowed);
-                cell.live.in_flight.fetch_add(1, Relaxed);
-                None
+        let now = self.clock.at(started);
+        let mut asked = self.ask(cell, &stance, now, idempotent);
+        if stance.shadow
+            && asked
+                .as_ref()
+                .is_err_and(|why| *why != RefusalReason::Limit)
+        {
+            cell.recorder.count(Tally::Shadowed);
+            asked = cell.enter().then_some(None).ok_or(RefusalReason::Limit);
+        }
+        let trial = asked.map_err(|reason| {
+            cell.recorder.count(Tally::of_refusal(reason));
+            Refusal {
+                reason,
+                retry_after: stance.retry_after(reason, now, self.roll()),
+                version: stance.version,
+                backend: backend.name.clone(),
             }
-            Err(reason) => {
-                cell.recorder.count(Tally::of_refusal(reason));
-                return Err(Refusal {
-                    reason,
-                    retry_after: stance.retry_after(reason, self.clock.at(started), self.roll()),
-                    version: stance.version,
-                    backend: backend.name.clone(),
-                });
-            }
-        };
+        })?;
         Ok(Permit {
             cell: cell.clone(),
             started,
@@ -252,23 +256,26 @@ impl CoreGate {
         now: Timestamp,
         idempotent: bool,
     ) -> Result<Option<Arc<Lease>>, RefusalReason> {
-        let lease = match stance.answer(now) {
+        let (leases, reason) = match stance.answer(now) {
             Answer::Refuse(reason) => return Err(reason),
             Answer::Share(admission, reason) if !cell.diffuse(admission) => return Err(reason),
-            Answer::Pass | Answer::Share(..) => None,
-            Answer::Trial(lease, reason) => Some((lease, reason)),
+            Answer::Pass | Answer::Share(..) => {
+                return if cell.enter() {
+                    Ok(None)
+                } else {
+                    Err(RefusalReason::Limit)
+                };
+            }
+            Answer::Trial(leases, reason) => (leases, reason),
         };
         if !cell.enter() {
             return Err(RefusalReason::Limit);
         }
-        match lease {
-            None => Ok(None),
-            Some((lease, _)) if lease.claim(now, idempotent) => Ok(Some(lease.clone())),
-            Some((_, reason)) => {
-                cell.leave();
-                Err(reason)
-            }
+        let claimed = leases.iter().find(|lease| lease.claim(now, idempotent));
+        if claimed.is_none() {
+            cell.leave();
         }
+        claimed.cloned().map(Some).ok_or(reason)
     }
 
     /// Uniform in [0, 1).
@@ -278,7 +285,7 @@ impl CoreGate {
         x ^= x >> 7;
         x ^= x << 17;
         self.dice.store(x, Relaxed);
-        (x >> 11) as f64 / (1u64 << 53) as f64
+        unit(x)
     }
 }
 
@@ -336,9 +343,4 @@ impl Drop for Permit {
             self.record(OutcomeClass::ClientGone);
         }
     }
-}
-
-/// A random number for phases and spreads; nothing secret depends on it.
-pub(crate) fn random() -> u64 {
-    uuid::Uuid::new_v4().as_u64_pair().1
 }

@@ -1,1 +1,63 @@
-fn main() {}
+//! `gateway-agent`: parse, bind, serve until told to stop.
+
+use std::{io::IsTerminal, net::TcpListener, process::ExitCode};
+
+use anyhow::Context;
+use clap::Parser;
+use gateway_agent::{
+    agent::{Agent, Settings, Sockets},
+    cli::Cli,
+    listener::Listeners,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Exit code for what the person who started it can mend, as clap has it.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gateway-agent: {error:#}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("--log {:?}", cli.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let (listen, admin) = (cli.listen, cli.admin);
+    let settings: Settings = cli.settings();
+    let sockets = Sockets {
+        listen: Listeners::bind(listen, settings.cores)
+            .with_context(|| format!("cannot listen on --listen {listen}"))?,
+        admin: TcpListener::bind(admin)
+            .with_context(|| format!("cannot listen on --admin {admin}"))?,
+    };
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut agent = Agent::start(settings, sockets)?;
+    println!(
+        "gateway-agent {} listening on {}, admin on {}",
+        agent.id, agent.listen, agent.admin
+    );
+    loop {
+        tokio::select! {
+            _ = hang_up.recv() => agent.reload(),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = agent.ended() => anyhow::bail!("stopped by itself; the log says why"),
+        }
+    }
+    agent.stop().await;
+    Ok(())
+}

@@ -59,6 +59,28 @@ pub enum Tally {
 /// Places in a [`Counters`].
 pub const TALLIES: usize = Tally::Shadowed as usize + 1;
 
+/// Outcomes with their names in metrics and in `/state`.
+pub const OUTCOMES: [(&str, Tally); 8] = [
+    ("success", Tally::Success),
+    ("overload", Tally::Overload),
+    ("connect", Tally::Connect),
+    ("timeout", Tally::Timeout),
+    ("reset", Tally::Reset),
+    ("http_5xx", Tally::Http5xx),
+    ("grpc", Tally::Grpc),
+    ("client_gone", Tally::ClientGone),
+];
+
+/// Reasons of refusals with their names.
+pub const REFUSALS: [(&str, Tally); 6] = [
+    (RefusalReason::Open.as_str(), Tally::RefusedOpen),
+    (RefusalReason::HalfOpen.as_str(), Tally::RefusedHalfOpen),
+    (RefusalReason::Ramp.as_str(), Tally::RefusedRamp),
+    (RefusalReason::Local.as_str(), Tally::RefusedLocal),
+    (RefusalReason::Limit.as_str(), Tally::RefusedLimit),
+    (RefusalReason::Override.as_str(), Tally::RefusedOverride),
+];
+
 impl Tally {
     /// Where an outcome is counted.
     pub const fn of_outcome(class: OutcomeClass) -> Self {
@@ -143,7 +165,7 @@ impl Counters {
 #[derive(Debug)]
 pub struct Recorder {
     counts: [AtomicU64; TALLIES],
-    latency: [AtomicU32; histogram::BUCKETS],
+    latency: [AtomicU64; histogram::BUCKETS],
     latency_sum_us: AtomicU64,
     /// The largest Retry-After seen since the reporter last asked, in ms.
     max_retry_after_ms: AtomicU32,
@@ -153,7 +175,7 @@ impl Default for Recorder {
     fn default() -> Self {
         Self {
             counts: [const { AtomicU64::new(0) }; TALLIES],
-            latency: [const { AtomicU32::new(0) }; histogram::BUCKETS],
+            latency: [const { AtomicU64::new(0) }; histogram::BUCKETS],
             latency_sum_us: AtomicU64::new(0),
             max_retry_after_ms: AtomicU32::new(0),
         }
@@ -188,7 +210,7 @@ impl Recorder {
     /// microseconds to what is returned.
     pub fn read_latency(&self, into: &mut [u64; histogram::BUCKETS]) -> u64 {
         for (sum, bucket) in into.iter_mut().zip(&self.latency) {
-            *sum += u64::from(bucket.load(Relaxed));
+            *sum += bucket.load(Relaxed);
         }
         self.latency_sum_us.load(Relaxed)
     }

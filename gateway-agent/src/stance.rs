@@ -1,29 +1,27 @@
 //! What an agent does with requests for one backend, and why: the strictest of
 //! override, fleet or POP decision and local breaker, worked out in advance.
 
-use std::{
-    sync::Arc,
-    sync::atomic::{
-        AtomicU8,
-        Ordering::{AcqRel, Acquire, Relaxed, Release},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use breaker_core::{
-    breaker::{Ramp, TrialOutcome, Version},
-    outcome::OutcomeClass,
-    time::Timestamp,
+    BreakerPolicy, Circuit, Mode, PopId, Ramp, Timestamp, Version, breaker::StateName,
 };
+use rampmeter_api::convert::decision::Decision;
 
-use crate::gate::RefusalReason;
+use crate::{gate::RefusalReason, lease::Lease};
 
-/// Retry-After when nothing is known about when it will help: a limit may have
-/// room at once, an override is up to a person.
-const UNKNOWN_WAIT: Duration = Duration::from_secs(1);
+/// How far clients are spread where no ramp spreads them.
+const SPREAD: Duration = Duration::from_secs(1);
 
 /// No client is told to come back sooner.
 const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// When an operator's override may be lifted is up to a person: clients look
+/// again about this often.
+const OVERRIDE_WAIT: Duration = Duration::from_secs(10);
+
+/// The next trial is due any moment.
+const AT_ONCE: Timestamp = Timestamp::from_millis(0);
 
 /// Swapped in whole whenever something changed.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +35,7 @@ pub struct Stance {
 }
 
 /// What to do with requests.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Rule {
     /// Let them pass.
     Pass,
@@ -48,7 +46,7 @@ pub enum Rule {
         /// The local breaker's.
         local: Option<Ramp>,
     },
-    /// Let none pass, but the one that claims the lease.
+    /// Let none pass, but those that claim a lease.
     Refuse {
         /// Why.
         reason: RefusalReason,
@@ -56,42 +54,9 @@ pub enum Rule {
         until: Timestamp,
         /// Length of the ramp that follows.
         ramp: Duration,
-        /// A trial to be claimed.
-        lease: Option<Arc<Lease>>,
+        /// Trials to be claimed.
+        leases: Vec<Arc<Lease>>,
     },
-}
-
-impl PartialEq for Rule {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Pass, Self::Pass) => true,
-            (
-                Self::Share { fleet, local },
-                Self::Share {
-                    fleet: fleet2,
-                    local: local2,
-                },
-            ) => fleet == fleet2 && local == local2,
-            (
-                Self::Refuse {
-                    reason,
-                    until,
-                    ramp,
-                    lease,
-                },
-                Self::Refuse {
-                    reason: reason2,
-                    until: until2,
-                    ramp: ramp2,
-                    lease: lease2,
-                },
-            ) => {
-                let id = |lease: &Option<Arc<Lease>>| lease.as_ref().map(|lease| lease.id.clone());
-                (reason, until, ramp) == (reason2, until2, ramp2) && id(lease) == id(lease2)
-            }
-            _ => false,
-        }
-    }
 }
 
 /// The answer for one request.
@@ -100,9 +65,39 @@ pub(crate) enum Answer<'a> {
     Pass,
     /// Within this share only; else refuse for this reason.
     Share(f64, RefusalReason),
-    /// With this lease only; else refuse for this reason.
-    Trial(&'a Arc<Lease>, RefusalReason),
+    /// With one of these leases only; else refuse for this reason.
+    Trial(&'a [Arc<Lease>], RefusalReason),
     Refuse(RefusalReason),
+}
+
+/// What a stance is worked out from.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// The fleet's decision; `None` if none was ever heard.
+    pub decision: Option<&'a Decision>,
+    /// It was heard lately enough to bind.
+    pub fresh: bool,
+    /// Where this agent is.
+    pub pop: &'a PopId,
+    /// The backend's policy.
+    pub policy: &'a BreakerPolicy,
+    /// This agent's own breaker.
+    pub local: &'a Circuit,
+    /// Leases of the fleet.
+    pub leases: &'a [Arc<Lease>],
+    /// The lease of the local breaker.
+    pub local_lease: Option<&'a Arc<Lease>>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What the fleet decided for this POP: its own circuit where it has one, but
+/// OPEN for the fleet is OPEN for all.
+pub fn ruling<'a>(decision: &'a Decision, pop: &PopId) -> &'a Circuit {
+    match (&decision.fleet, decision.pops.get(pop)) {
+        (fleet @ Circuit::Open { .. }, _) | (fleet, None) => fleet,
+        (_, Some(own)) => own,
+    }
 }
 
 impl Stance {
@@ -112,6 +107,27 @@ impl Stance {
             rule: Rule::Pass,
             version: Version::default(),
             shadow: false,
+        }
+    }
+
+    /// The strictest of what is known.
+    pub fn of(inputs: &Inputs<'_>) -> Self {
+        let decision = inputs.decision;
+        let mode = decision.map_or(inputs.policy.mode, |decision| decision.mode);
+        let rule = match mode {
+            Mode::Disabled | Mode::ForcedClosed => Rule::Pass,
+            Mode::ForcedOpen => Rule::Refuse {
+                reason: RefusalReason::Override,
+                until: AT_ONCE,
+                ramp: OVERRIDE_WAIT,
+                leases: Vec::new(),
+            },
+            Mode::Enforce | Mode::Shadow => inputs.strictest(),
+        };
+        Self {
+            rule,
+            version: decision.map_or_else(Version::default, |decision| decision.version),
+            shadow: mode == Mode::Shadow,
         }
     }
 
@@ -127,21 +143,43 @@ impl Stance {
                     false => Answer::Share(local, RefusalReason::Local),
                 }
             }
-            Rule::Refuse {
-                reason,
-                lease: Some(lease),
-                ..
-            } => Answer::Trial(lease, *reason),
-            Rule::Refuse { reason, .. } => Answer::Refuse(*reason),
+            Rule::Refuse { reason, leases, .. } if leases.is_empty() => Answer::Refuse(*reason),
+            Rule::Refuse { reason, leases, .. } => Answer::Trial(leases, *reason),
         }
     }
 
     /// Share of requests that pass at `now`, 0 to 1.
     pub fn admission(&self, now: Timestamp) -> f64 {
         match self.answer(now) {
+            _ if self.shadow => 1.0,
             Answer::Pass => 1.0,
             Answer::Share(share, _) => share,
             Answer::Trial(..) | Answer::Refuse(_) => 0.0,
+        }
+    }
+
+    /// The effective state: what this agent's requests meet. `local` is its own
+    /// breaker's, which may be behind it.
+    pub fn state(&self, local: StateName) -> StateName {
+        match &self.rule {
+            Rule::Pass | Rule::Share { .. } => StateName::Closed,
+            Rule::Refuse { reason, .. } => match reason {
+                RefusalReason::HalfOpen => StateName::HalfOpen,
+                RefusalReason::Local => local,
+                RefusalReason::Open
+                | RefusalReason::Override
+                | RefusalReason::Ramp
+                | RefusalReason::Limit => StateName::Open,
+            },
+        }
+    }
+
+    /// The fleet or the POP decided it, not the local breaker.
+    pub fn by_fleet(&self) -> bool {
+        match &self.rule {
+            Rule::Pass => true,
+            Rule::Share { local, .. } => local.is_none(),
+            Rule::Refuse { reason, .. } => *reason != RefusalReason::Local,
         }
     }
 
@@ -149,15 +187,78 @@ impl Stance {
     /// it. `dice` is uniform in [0, 1).
     pub(crate) fn retry_after(&self, reason: RefusalReason, now: Timestamp, dice: f64) -> Duration {
         let (wait, spread) = match (&self.rule, reason) {
-            (_, RefusalReason::Limit) | (Rule::Pass, _) => (Duration::ZERO, UNKNOWN_WAIT),
+            (_, RefusalReason::Limit) | (Rule::Pass, _) => (Duration::ZERO, Duration::ZERO),
             (Rule::Share { fleet, local }, _) => {
                 let left = |ramp: &Option<Ramp>| ramp.map_or(Duration::ZERO, |r| left(&r, now));
                 (Duration::ZERO, left(fleet).max(left(local)))
             }
             (Rule::Refuse { until, ramp, .. }, _) => (now.until(*until), *ramp),
         };
-        // A second more, so that clients part even where there is no ramp.
-        (wait + (spread + UNKNOWN_WAIT).mul_f64(dice)).max(MIN_RETRY_AFTER)
+        (wait + (spread + SPREAD).mul_f64(dice)).max(MIN_RETRY_AFTER)
+    }
+}
+
+impl Inputs<'_> {
+    fn strictest(&self) -> Rule {
+        let ruling = self.decision.map(|decision| ruling(decision, self.pop));
+        let ramp = self
+            .decision
+            .map_or(self.policy.ramp_duration, |d| d.ramp_duration);
+        match ruling {
+            // Stale: the local breaker took these over.
+            Some(Circuit::Open { .. } | Circuit::HalfOpen { .. }) if !self.fresh => {
+                self.local_rule(None)
+            }
+            Some(Circuit::Open { until, .. }) => {
+                self.refuse(RefusalReason::Open, *until, ramp, self.leases)
+            }
+            Some(Circuit::HalfOpen { .. }) => {
+                self.refuse(RefusalReason::HalfOpen, AT_ONCE, ramp, self.leases)
+            }
+            Some(Circuit::Closed { ramp, .. }) => self.local_rule(*ramp),
+            None => self.local_rule(None),
+        }
+    }
+
+    /// The local breaker's, beside the fleet's ramp.
+    fn local_rule(&self, fleet: Option<Ramp>) -> Rule {
+        let ramp = self.policy.ramp_duration;
+        match self.local {
+            Circuit::Open { until, .. } => self.refuse(RefusalReason::Local, *until, ramp, &[]),
+            Circuit::HalfOpen { .. } => {
+                let leases = self.local_lease.map(std::slice::from_ref);
+                self.refuse(
+                    RefusalReason::Local,
+                    self.now,
+                    ramp,
+                    leases.unwrap_or_default(),
+                )
+            }
+            Circuit::Closed { ramp: local, .. } => {
+                let rising = |ramp: &Ramp| ramp.admission(self.now) < 1.0;
+                let (fleet, local) = (fleet.filter(rising), local.filter(rising));
+                match (fleet, local) {
+                    (None, None) => Rule::Pass,
+                    _ => Rule::Share { fleet, local },
+                }
+            }
+        }
+    }
+
+    fn refuse(
+        &self,
+        reason: RefusalReason,
+        until: Timestamp,
+        ramp: Duration,
+        leases: &[Arc<Lease>],
+    ) -> Rule {
+        let usable = leases.iter().filter(|lease| lease.is_free());
+        Rule::Refuse {
+            reason,
+            until,
+            ramp,
+            leases: usable.cloned().collect(),
+        }
     }
 }
 
@@ -165,78 +266,4 @@ impl Stance {
 fn left(ramp: &Ramp, now: Timestamp) -> Duration {
     let rise = ramp.duration.mul_f64((1.0 - ramp.from).clamp(0.0, 1.0));
     now.until(ramp.from_at + rise)
-}
-
-/// A permission to send one request, to be claimed by one.
-#[derive(Debug)]
-pub struct Lease {
-    /// The fleet's; for the local breaker's own, its own.
-    pub id: String,
-    /// From when on any request may claim it; before, idempotent ones only.
-    pub any_from: Timestamp,
-    /// When it may no longer be claimed: early enough to hand it back.
-    pub claim_until: Timestamp,
-    state: AtomicU8,
-}
-
-/// `Lease::state`: nobody has it.
-const FREE: u8 = 0;
-/// A request is on its way with it.
-const CLAIMED: u8 = 1;
-/// Ended, one for each outcome.
-const SUCCEEDED: u8 = 2;
-const FAILED: u8 = 3;
-const RETURNED: u8 = 4;
-
-impl Lease {
-    /// A free one.
-    pub fn new(id: String, any_from: Timestamp, claim_until: Timestamp) -> Self {
-        Self {
-            id,
-            any_from,
-            claim_until,
-            state: AtomicU8::new(FREE),
-        }
-    }
-
-    /// Tries to take it for one request.
-    pub(crate) fn claim(&self, now: Timestamp, idempotent: bool) -> bool {
-        let open = now < self.claim_until && (idempotent || now >= self.any_from);
-        open && self.state.load(Relaxed) == FREE && self.change(FREE, CLAIMED)
-    }
-
-    /// Ends it if nobody claimed it. Whoever loses this race has a request.
-    pub fn give_back(&self) -> bool {
-        self.change(FREE, RETURNED)
-    }
-
-    fn change(&self, from: u8, to: u8) -> bool {
-        let changed = self.state.compare_exchange(from, to, AcqRel, Relaxed);
-        changed.is_ok()
-    }
-
-    /// Its request ended.
-    pub(crate) fn finish(&self, class: OutcomeClass) {
-        let state = match class {
-            OutcomeClass::Success => SUCCEEDED,
-            OutcomeClass::Failure(_) | OutcomeClass::Overload => FAILED,
-            OutcomeClass::ClientGone => RETURNED,
-        };
-        self.state.store(state, Release);
-    }
-
-    /// How it ended, if it has.
-    pub fn outcome(&self) -> Option<TrialOutcome> {
-        match self.state.load(Acquire) {
-            SUCCEEDED => Some(TrialOutcome::Succeeded),
-            FAILED => Some(TrialOutcome::Failed),
-            RETURNED => Some(TrialOutcome::Returned),
-            _ => None,
-        }
-    }
-
-    /// A request is on its way with it.
-    pub fn is_claimed(&self) -> bool {
-        self.state.load(Acquire) == CLAIMED
-    }
 }

@@ -87,7 +87,7 @@ impl Rig {
                 reason,
                 until: Timestamp::from_millis(until.as_millis() as u64),
                 ramp: Duration::ZERO,
-                lease: None,
+                leases: Vec::new(),
             },
             version: Version {
                 epoch: 3,

@@ -1,0 +1,289 @@
+//! One agent as a whole: the data plane's cores, and one thread beside them for
+//! everything that is not a request.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    sync::Arc,
+    thread,
+};
+
+use breaker_core::{AgentId, PopId};
+use rampmeter_api::v1;
+use tokio::{
+    runtime::{Builder, LocalOptions},
+    sync::{Notify, oneshot, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    admin, alone,
+    clock::unix_ms,
+    control::{ConfigSource, Control, FleetText},
+    dice::random,
+    drive::{self, Shared, stopped},
+    listener::Listeners,
+    local::Identity,
+    memory,
+    server::Server,
+    state_dir::{Saved, StateDir},
+    stream::{ControlPlane, Dialer},
+};
+
+/// What an agent is told at its start.
+#[derive(Debug)]
+pub struct Settings {
+    /// Its name; `None`: the one in the state directory, or a new one.
+    pub id: Option<AgentId>,
+    /// Where it is.
+    pub pop: PopId,
+    /// Threads that serve requests, 1 and up.
+    pub cores: usize,
+    /// Whom it obeys.
+    pub source: Source,
+    /// Where it keeps what it must remember; `None`: nowhere.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Whom an agent obeys.
+#[derive(Debug)]
+pub enum Source {
+    /// The control plane, at the first of these that answers.
+    ControlPlane(Vec<ControlPlane>),
+    /// Nobody: this fleet file, and local breakers only.
+    File(PathBuf),
+}
+
+/// Where it listens.
+#[derive(Debug)]
+pub struct Sockets {
+    /// For requests.
+    pub listen: Listeners,
+    /// For `/metrics`, `/state` and the like.
+    pub admin: TcpListener,
+}
+
+/// Why an agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The fleet file.
+    #[error("{0}")]
+    Config(String),
+    /// The state directory.
+    #[error("--state-dir {path}: {error}", path = path.display())]
+    StateDir {
+        /// As given.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Sockets or threads.
+    #[error("cannot run: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A running agent. Dropping it stops it.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its name.
+    pub id: AgentId,
+    /// Where it serves.
+    pub listen: SocketAddr,
+    /// Where it answers operators.
+    pub admin: SocketAddr,
+    stop: watch::Sender<bool>,
+    reload: Arc<Notify>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Agent {
+    /// Starts one; it serves when this returns.
+    ///
+    /// # Errors
+    /// When it was told something that cannot be.
+    pub fn start(settings: Settings, sockets: Sockets) -> Result<Self, StartError> {
+        let state_dir = settings.state_dir.as_deref().map(|path| {
+            StateDir::open(path).map_err(|error| StartError::StateDir {
+                path: path.to_owned(),
+                error,
+            })
+        });
+        let state_dir = state_dir.transpose()?;
+        let id = name(&settings, state_dir.as_ref())?;
+        let identity = Identity {
+            agent: id.clone(),
+            pop: settings.pop,
+        };
+        let mut control = Control::new(identity, settings.cores);
+        let link = prepare(&mut control, settings.source, state_dir.as_ref())?;
+
+        let (stop, stopping) = watch::channel(false);
+        let (ended_tx, ended) = oneshot::channel();
+        let reload = Arc::new(Notify::new());
+        let agent = Self {
+            id,
+            listen: sockets.listen.address(),
+            admin: sockets.admin.local_addr()?,
+            stop,
+            reload: reload.clone(),
+            ended,
+        };
+        let gates = control.gates();
+        let server = Server::start(sockets.listen, gates, &stopping)?;
+        let beside = Beside {
+            control: Shared::new(control),
+            link,
+            state_dir,
+            admin: sockets.admin,
+            address: agent.listen,
+            reload,
+            stopping,
+        };
+        thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || {
+                let local = LocalOptions::default();
+                match Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(local)
+                {
+                    Ok(runtime) => runtime.block_on(beside.run(server)),
+                    Err(error) => tracing::error!(%error, "the control thread cannot run"),
+                }
+                // Nobody may be waiting for it.
+                let _ = ended_tx.send(());
+            })?;
+        Ok(agent)
+    }
+
+    /// Reads the fleet file again (SIGHUP). Nothing to do with a control plane.
+    pub fn reload(&self) {
+        self.reload.notify_one();
+    }
+
+    /// Drains, says goodbye, and returns when all is done.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        // A control thread that panicked has ended, too.
+        let _ = self.ended.await;
+    }
+
+    /// Waits for an end that nobody asked for.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.ended).await;
+    }
+}
+
+/// The name it was given, kept, or made up: unique in the fleet.
+fn name(settings: &Settings, state_dir: Option<&StateDir>) -> Result<AgentId, StartError> {
+    if let Some(id) = &settings.id {
+        return Ok(id.clone());
+    }
+    // 63 characters at most: a POP's name may take them all.
+    let pop: String = settings.pop.as_str().chars().take(40).collect();
+    let fresh = AgentId::new(&format!("{pop}-{:016x}", random()));
+    let fresh = fresh.map_err(|error| StartError::Config(error.to_string()))?;
+    match state_dir {
+        Some(dir) => Ok(dir.agent_id(fresh)?),
+        None => Ok(fresh),
+    }
+}
+
+/// How an agent gets its configuration while it runs.
+#[derive(Debug)]
+enum Way {
+    Stream(Vec<ControlPlane>),
+    File { path: PathBuf, text: String },
+}
+
+fn prepare(
+    control: &mut Control,
+    source: Source,
+    state_dir: Option<&StateDir>,
+) -> Result<Way, StartError> {
+    let now = control.clock.now();
+    match source {
+        Source::File(path) => {
+            let (text, config) = alone::read(&path).map_err(StartError::Config)?;
+            let installed = control.install(ConfigSource::File, 0, config, now);
+            installed.map_err(StartError::Config)?;
+            Ok(Way::File { path, text })
+        }
+        Source::ControlPlane(addresses) => {
+            match state_dir {
+                Some(dir) => remember(control, dir),
+                None => tracing::info!(
+                    "without --state-dir: after a restart, this agent waits for the control plane"
+                ),
+            }
+            Ok(Way::Stream(addresses))
+        }
+    }
+}
+
+/// Takes up what an earlier run kept.
+fn remember(control: &mut Control, dir: &StateDir) {
+    let now = control.clock.now();
+    if let Some(saved) = dir.load::<v1::Decisions>(memory::DECISIONS) {
+        control.restore(&saved, unix_ms(), now);
+    }
+    if let Some(Saved { message, .. }) = dir.load::<v1::Config>(memory::CONFIG) {
+        let text = FleetText::read(message.revision, message.yaml);
+        if let Err(error) = control.install_text(ConfigSource::Disk, text, now) {
+            tracing::warn!("the configuration of the last run is of no use: {error}");
+        }
+    }
+}
+
+/// What runs beside the requests.
+struct Beside {
+    control: Shared,
+    link: Way,
+    state_dir: Option<StateDir>,
+    admin: TcpListener,
+    address: SocketAddr,
+    reload: Arc<Notify>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Beside {
+    /// Until stopped, and then until the last request, report and goodbye.
+    async fn run(self, server: Server) {
+        let control = self.control;
+        let (finish, finishing) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(drive::run(control.clone(), finishing.clone()));
+        tasks.spawn_local(admin::serve(
+            self.admin,
+            control.clone(),
+            self.stopping.clone(),
+            finishing.clone(),
+        ));
+        if let Some(dir) = self.state_dir {
+            tasks.spawn_local(memory::keep(control.clone(), dir, finishing.clone()));
+        }
+        match self.link {
+            Way::Stream(addresses) => {
+                let dialer = Dialer::new(control.clone(), addresses, self.address);
+                tasks.spawn_local(dialer.run(finishing));
+            }
+            Way::File { path, text } => {
+                tasks.spawn_local(alone::watch(
+                    control.clone(),
+                    path,
+                    text,
+                    self.reload,
+                    finishing,
+                ));
+            }
+        }
+        let mut stopping = self.stopping;
+        stopped(&mut stopping).await;
+        tracing::info!("draining");
+        server.ended().await;
+        finish.send_replace(true);
+        while tasks.join_next().await.is_some() {}
+        tracing::info!("stopped");
+    }
+}

@@ -1,0 +1,115 @@
+//! The command line, checked whole before anything starts.
+
+use std::{net::SocketAddr, path::PathBuf, thread};
+
+use breaker_core::{AgentId, PopId};
+use clap::Parser;
+
+use crate::{
+    agent::{Settings, Source},
+    stream::ControlPlane,
+};
+
+/// More threads than this are a typing error.
+const MAX_CORES: usize = 1024;
+
+/// A gateway that obeys the fleet's decisions.
+///
+/// With a control plane:
+///   gateway-agent --control-plane http://127.0.0.1:7400 --pop fra1 --state-dir /var/lib/rampmeter
+/// Alone, with local breakers only:
+///   gateway-agent --config fleet.yaml --pop fra1
+#[derive(Debug, Parser)]
+#[command(name = "gateway-agent", version, verbatim_doc_comment)]
+pub struct Cli {
+    /// Control planes, `http://HOST:PORT`, separated by commas: the first that
+    /// answers is used.
+    #[arg(long, env = "RAMPMETER_CONTROL_PLANE", value_name = "URL[,URL…]", value_delimiter = ',',
+          value_parser = ControlPlane::new, conflicts_with = "config", required_unless_present = "config")]
+    pub control_plane: Vec<ControlPlane>,
+
+    /// Fleet file to run by alone, without a control plane. Read again when it
+    /// changes and on SIGHUP.
+    #[arg(long, env = "RAMPMETER_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The POP this agent is in, as the fleet file names it.
+    #[arg(long, env = "RAMPMETER_POP", value_name = "NAME", value_parser = pop)]
+    pub pop: PopId,
+
+    /// This agent's name, unique in the fleet. Without it, the one kept in the
+    /// state directory, or a new one.
+    #[arg(long, env = "RAMPMETER_ID", value_name = "NAME", value_parser = agent)]
+    pub id: Option<AgentId>,
+
+    /// Where to serve requests; port 0 takes a free one.
+    #[arg(
+        long,
+        env = "RAMPMETER_LISTEN",
+        value_name = "ADDR",
+        default_value = "0.0.0.0:8080"
+    )]
+    pub listen: SocketAddr,
+
+    /// Where to serve /metrics, /healthz, /readyz and /state; port 0 takes a free
+    /// one. It shows everything to everybody, so keep it on loopback or a
+    /// network of your own.
+    #[arg(
+        long,
+        env = "RAMPMETER_ADMIN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:9901"
+    )]
+    pub admin: SocketAddr,
+
+    /// Where to keep the agent's name, the last good configuration and the last
+    /// decisions, so that it can start while the control plane is away. Without
+    /// it nothing is kept.
+    #[arg(long, env = "RAMPMETER_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Threads that serve requests; without it, one for each core.
+    #[arg(long, visible_alias = "workers", env = "RAMPMETER_CORES", value_name = "N", value_parser = cores)]
+    pub cores: Option<usize>,
+
+    /// What to log, to standard error: error, warn, info, debug, trace, or by
+    /// module, such as `warn,gateway_agent=debug`.
+    #[arg(
+        long,
+        env = "RAMPMETER_LOG",
+        value_name = "FILTER",
+        default_value = "info"
+    )]
+    pub log: String,
+}
+
+impl Cli {
+    /// What the agent is told.
+    pub fn settings(self) -> Settings {
+        let all = || thread::available_parallelism().map_or(1, usize::from);
+        Settings {
+            id: self.id,
+            pop: self.pop,
+            cores: self.cores.unwrap_or_else(all),
+            source: match self.config {
+                Some(path) => Source::File(path),
+                None => Source::ControlPlane(self.control_plane),
+            },
+            state_dir: self.state_dir,
+        }
+    }
+}
+
+fn pop(name: &str) -> Result<PopId, String> {
+    PopId::new(name).map_err(|error| error.to_string())
+}
+
+fn agent(name: &str) -> Result<AgentId, String> {
+    AgentId::new(name).map_err(|error| error.to_string())
+}
+
+fn cores(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok();
+    let fits = number.filter(|number| (1..=MAX_CORES).contains(number));
+    fits.ok_or_else(|| format!("allowed is 1 to {MAX_CORES}"))
+}
