@@ -6,10 +6,12 @@ use std::{
 };
 
 use clap::CommandFactory;
+use fleet_config::FleetConfig;
 use rampmeter_api::v1::{
-    ApplyConfigRequest, BreakerState, ClearOverrideRequest, ExplainBackendRequest,
-    GetConfigRequest, GetFleetRequest, ListAgentsRequest, ListAgentsResponse, ListBackendsRequest,
-    ListBackendsResponse, Mode, OverrideBackendRequest, WatchBackendsRequest,
+    ApplyConfigRequest, ApplyConfigResponse, BreakerState, ClearOverrideRequest,
+    ExplainBackendRequest, GetConfigRequest, GetFleetRequest, ListAgentsRequest,
+    ListAgentsResponse, ListBackendsRequest, ListBackendsResponse, Mode, OverrideBackendRequest,
+    WatchBackendsRequest,
 };
 
 use crate::{
@@ -273,29 +275,40 @@ async fn apply_config(
     apply: &Apply,
     yaml: String,
 ) -> Result<(), Failure> {
-    // The control plane is the judge: it may know more keys than this rampctl.
+    let source = apply.file.display().to_string();
     let request = client.request(ApplyConfigRequest {
-        yaml,
+        yaml: yaml.clone(),
         validate_only: apply.dry_run,
         expected_revision: apply.expected_revision,
     });
-    let answer = client.answer(client.operator().apply_config(request).await)?;
-    io.answer(output, &answer, |answer, _| {
-        let mut out: String = answer
-            .changes
-            .iter()
-            .map(|line| format!("{line}\n"))
-            .collect();
-        let revision = answer.revision;
-        out += &match (answer.applied, answer.changes.is_empty()) {
-            (true, _) => format!("applied: revision {revision} is in force\n"),
-            (false, true) => format!("nothing changes: revision {revision} stays in force\n"),
-            (false, false) => {
-                format!("not applied (dry run): revision {revision} stays in force\n")
-            }
-        };
-        out
-    })
+    let answer = match client.operator().apply_config(request).await {
+        // The control plane is the judge: it may know more keys than this
+        // rampctl. But where both refuse, errors that name the file read better.
+        Err(status) if status.code() == tonic::Code::InvalidArgument => {
+            let errors = FleetConfig::parse(&yaml, &source).err();
+            let refused =
+                errors.map(|errors| Failure::Refused(format!("the file is wrong\n{errors}")));
+            return Err(refused.unwrap_or_else(|| client.failure(&status)));
+        }
+        result => client.answer(result)?,
+    };
+    io.answer(output, &answer, |answer, _| applied(answer))?;
+    let read = FleetConfig::parse_lenient(&yaml, &source);
+    for warning in read.map(|(_, warnings)| warnings).unwrap_or_default() {
+        writeln!(io.notes, "warning: {warning}")?;
+    }
+    Ok(())
+}
+
+fn applied(answer: &ApplyConfigResponse) -> String {
+    let lines = answer.changes.iter().map(|line| format!("{line}\n"));
+    let revision = answer.revision;
+    let end = match (answer.applied, answer.changes.is_empty()) {
+        (true, _) => format!("applied: revision {revision} is in force\n"),
+        (false, true) => format!("nothing changes: revision {revision} stays in force\n"),
+        (false, false) => format!("not applied (dry run): revision {revision} stays in force\n"),
+    };
+    lines.chain([end]).collect()
 }
 
 async fn show_config(client: &Client, output: Output, io: &mut Io<'_>) -> Result<(), Failure> {

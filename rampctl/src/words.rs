@@ -139,3 +139,66 @@ pub(crate) fn until(at: Option<Timestamp>, now: SystemTime) -> Option<String> {
         _ => Some("now".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        for (ms, expected) in [
+            (0, "0s"),
+            (7, "7ms"),
+            (1_000, "1s"),
+            (1_500, "1.5s"),
+            (59_999, "59s"),
+            (60_000, "1m"),
+            (192_000, "3m 12s"),
+            (7_380_000, "2h 3m"),
+            (93_784_000, "1d 2h"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(ms)), expected);
+        }
+    }
+
+    #[test]
+    fn only_all_and_nothing_are_shown_as_such() {
+        for (share, expected) in [
+            (0.0, "0%"),
+            (0.0001, "0.1%"),
+            (0.05, "5%"),
+            (0.123, "12%"),
+            (0.9999, "99.9%"),
+            (1.0, "100%"),
+        ] {
+            assert_eq!(percent(share), expected);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_shows_no_negative_time() {
+        let at = Timestamp {
+            seconds: 100,
+            nanos: 0,
+        };
+        let before = SystemTime::UNIX_EPOCH + Duration::from_secs(99);
+        let after = SystemTime::UNIX_EPOCH + Duration::from_secs(130);
+        assert_eq!(ago(Some(at), before), "0s");
+        assert_eq!(ago(Some(at), after), "30s");
+        assert_eq!(until(Some(at), before).as_deref(), Some("in 1s"));
+        assert_eq!(until(Some(at), after).as_deref(), Some("now"));
+        assert_eq!(
+            (ago(None, after), until(None, after)),
+            ("-".to_owned(), None)
+        );
+    }
+
+    #[test]
+    fn every_enum_value_has_a_word_of_its_own() {
+        assert_eq!(kind(EventKind::TrialLost), "TRIAL_LOST");
+        assert_eq!(reason(TripReason::SlowCallRate), "slow call rate");
+        assert_eq!(scope(Scope::Pop, "fra1"), "POP fra1");
+        assert_eq!(scope(Scope::Unspecified, ""), "-");
+        assert_eq!(mode(Mode::ForcedOpen), Word::new("FORCED_OPEN", Tone::Warn));
+    }
+}

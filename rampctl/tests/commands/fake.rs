@@ -174,9 +174,9 @@ impl OperatorService for Fake {
         request: Request<ApplyConfigRequest>,
     ) -> Answer<ApplyConfigResponse> {
         let request = request.into_inner();
-        if request.yaml.is_empty() {
+        if request.yaml.contains("teleport") {
             let mut details = ErrorDetails::new();
-            details.add_bad_request_violation("yaml", "line 1: pops is missing");
+            details.add_bad_request_violation("yaml", "line 1: there are no teleporters");
             return Err(Status::with_error_details(
                 tonic::Code::InvalidArgument,
                 "the fleet file is wrong",

@@ -198,16 +198,45 @@ async fn a_file_is_applied_or_only_checked() {
     );
 }
 
+const RIGHT: &str = r#"{"pops":{"p":{"region_order":["r"]}},"services":{"pay":{
+    "routes":[{"path_prefix":"/teleport"}],
+    "backends":{"r":{"endpoints":["http://a"]}}}}}"#;
+
 #[tokio::test]
 async fn a_refused_file_is_exit_code_5_with_every_field() {
     let (_, address) = Fake::start().await;
-    let file = file_with("");
+    let file = file_with(RIGHT);
     let outcome = rampctl(address, &["apply", "-f", path(&file)]).await;
     assert_eq!(outcome.exit_code(), 5);
     insta::assert_snapshot!(outcome.message(), @r"
     refused: the fleet file is wrong
-      yaml: line 1: pops is missing
+      yaml: line 1: there are no teleporters
     ");
+}
+
+#[tokio::test]
+async fn errors_name_the_file_where_rampctl_sees_them_too() {
+    let (_, address) = Fake::start().await;
+    let file = file_with(&RIGHT.replace("path_prefix", "path_perfix"));
+    let outcome = rampctl(address, &["apply", "-f", path(&file)]).await;
+    assert_eq!(outcome.exit_code(), 5);
+    insta::assert_snapshot!(outcome.message().replace(path(&file), "FILE"), @r#"
+    refused: the file is wrong
+    FILE:2: services.pay.routes[0]: path_prefix is missing: use path_prefix or path, for example path_prefix: /
+    FILE:2: services.pay.routes[0].path_perfix: unknown key: did you mean "path_prefix"?
+    "#);
+}
+
+#[tokio::test]
+async fn what_has_no_effect_is_said_beside_the_answer() {
+    let (_, address) = Fake::start().await;
+    let with_retry = RIGHT
+        .replace("/teleport", "/")
+        .replace("\"routes\"", "\"retry\":{},\"routes\"");
+    let file = file_with(&with_retry);
+    let outcome = rampctl(address, &["apply", "-f", path(&file)]).await;
+    assert_eq!(outcome.exit_code(), 0, "{}", outcome.message());
+    insta::assert_snapshot!(outcome.notes, @"warning: services.pay.retry is accepted but this version does not act on it yet");
 }
 
 #[tokio::test]
