@@ -63,7 +63,7 @@ impl MemoryStore {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         let state = State {
-            epoch: start_unix.as_secs().max(1),
+            epoch: start_unix.as_millis().max(1) as u64,
             ..State::default()
         };
         let shared = Shared {

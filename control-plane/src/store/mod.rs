@@ -43,10 +43,10 @@ pub const CALL_LIMIT: Duration = Duration::from_millis(300);
 /// live replica brings what it has seen first: one calm sync.
 pub const REPAIR_GRACE: Duration = Duration::from_secs(1);
 
-/// Epochs are Unix seconds when they can be, so a version above this is
+/// Epochs are Unix milliseconds when they can be, so a version above this is
 /// nonsense: an agent that claims to hold such a decision is not believed.
 pub const MAX_VERSION: Version = Version {
-    epoch: 1 << 40,
+    epoch: 1 << 48,
     revision: 1 << 40,
 };
 

@@ -1,3 +1,4 @@
+mod chaos;
 mod cost;
 mod history;
 mod outages;

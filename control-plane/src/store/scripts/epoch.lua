@@ -11,8 +11,9 @@
 --    It is read here, in the same step as the data: an id read on connecting
 --    would be stale by now. Where INFO is forbidden, the next rule remains;
 --  * the replica has seen a later epoch or revision than is here.
--- It is at least the time in seconds, so it is higher than before even if
--- nobody is left who remembers.
+-- It is at least the time in milliseconds, so it is higher than before even if
+-- nobody is left who remembers, and so that a server emptied twice in a row does
+-- not give one version to two decisions.
 local records = KEYS[2]
 local channel = ARGV[2]
 local grace = tonumber(ARGV[3])
@@ -42,7 +43,7 @@ end
 -- Restamps all records. With history that somebody knows, decisions wait until
 -- every live replica had time to bring what it has seen.
 local function start_epoch(least, history)
-  epoch = math.max(epoch + 1, least, math.floor(raw / 1000))
+  epoch = math.max(epoch + 1, least, raw)
   local fields = redis.call('HKEYS', records)
   for _, field in ipairs(fields) do
     local name = field:match('^v:(.*)$')

@@ -57,7 +57,7 @@ pub(in crate::store) async fn a_backend_without_a_record_has_an_epoch(place: &im
     let store = place.join("a").await;
     let state = read(&*store, &backend("pay/us")).await;
     assert_eq!(state.name, backend("pay/us"));
-    assert!(state.epoch > 1_700_000_000, "seeded with the time");
+    assert!(state.epoch > 1_700_000_000_000, "seeded with the time");
     assert_eq!(state.version, None);
     assert_eq!(state.record, None);
     assert!(state.others.is_empty());
