@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     ConnectTimeout,
     /// The endpoint closed the connection or spoke nonsense.
     Reset,
+    /// The endpoint switched protocols unasked.
+    Upgraded,
     /// One of our time-outs ran out.
     Timeout,
     /// A bug of ours.
@@ -104,7 +106,7 @@ impl Fault {
             Self::Unfit(Unfit::Connect) => closing(face(
                 S::METHOD_NOT_ALLOWED,
                 UNIMPLEMENTED,
-                "connect",
+                "connect_method",
                 "CONNECT is not served here",
             )),
             Self::NoRoute => face(
@@ -154,6 +156,12 @@ impl Fault {
                 UNAVAILABLE,
                 "reset",
                 "the backend broke off before it answered",
+            ),
+            Self::Upgraded => face(
+                S::BAD_GATEWAY,
+                UNAVAILABLE,
+                "upgraded",
+                "the backend switched protocols unasked",
             ),
             Self::Timeout => face(
                 S::GATEWAY_TIMEOUT,
@@ -273,4 +281,49 @@ fn ours(reason: &str, backend: Option<&str>, version: Option<Version>) -> Header
         let _ = write!(text, "; decision={epoch}.{revision}");
     }
     HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("reason"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Fault; 15] = [
+        Fault::Unfit(Unfit::Ambiguous("why")),
+        Fault::Unfit(Unfit::TargetTooLong),
+        Fault::Unfit(Unfit::FieldsTooLarge),
+        Fault::Unfit(Unfit::Connect),
+        Fault::NoRoute,
+        Fault::NoRegion,
+        Fault::BodyTooLarge,
+        Fault::BodyStalled,
+        Fault::Limit,
+        Fault::Connect,
+        Fault::ConnectTimeout,
+        Fault::Reset,
+        Fault::Upgraded,
+        Fault::Timeout,
+        Fault::Internal,
+    ];
+
+    #[test]
+    fn every_fault_has_a_face_of_its_own_that_needs_no_escaping() {
+        let mut reasons = std::collections::BTreeSet::new();
+        for fault in ALL {
+            let Face { reason, detail, .. } = fault.face();
+            assert!(reasons.insert(reason), "{reason} twice");
+            let plain = |b: u8| (b' '..=b'~').contains(&b) && !matches!(b, b'"' | b'\\' | b'%');
+            assert!(detail.bytes().all(plain), "{detail}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_in_whole_seconds_and_never_zero() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (2999, 3)] {
+            assert_eq!(
+                whole_seconds(Duration::from_millis(millis)),
+                seconds,
+                "{millis}"
+            );
+        }
+    }
 }

@@ -327,3 +327,70 @@ impl Write for Watched {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn after(pulse: &Pulse, time: Duration) -> Health {
+        tokio::time::advance(time).await;
+        pulse.check(Instant::now())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_first_request_must_come_in_time() {
+        let pulse = Pulse::new(false);
+        assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Fine);
+        assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Dead);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_may_run_for_as_long_as_it_likes() {
+        let pulse = Rc::new(Pulse::new(false));
+        let running = Running::new(&pulse);
+        assert_eq!(after(&pulse, 10 * KEEP_ALIVE_IDLE).await, Health::Fine);
+        drop(running);
+        assert_eq!(
+            after(&pulse, KEEP_ALIVE_IDLE - LOOK_EVERY).await,
+            Health::Fine
+        );
+        assert_eq!(after(&pulse, LOOK_EVERY).await, Health::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_that_has_begun_must_end_in_time() {
+        let pulse = Rc::new(Pulse::new(false));
+        drop(Running::new(&pulse));
+        after(&pulse, HEADER_READ_TIMEOUT).await;
+        pulse.read_something();
+        assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Fine);
+        // A byte now and then does not help.
+        pulse.read_something();
+        assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Dead);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn http_2_may_idle_and_ping() {
+        let pulse = Rc::new(Pulse::new(true));
+        drop(Running::new(&pulse));
+        pulse.read_something();
+        assert_eq!(
+            after(&pulse, KEEP_ALIVE_IDLE - LOOK_EVERY).await,
+            Health::Fine
+        );
+        assert_eq!(after(&pulse, LOOK_EVERY).await, Health::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_must_take_what_we_write() {
+        let pulse = Rc::new(Pulse::new(false));
+        let _running = Running::new(&pulse);
+        pulse.wrote(true);
+        assert_eq!(after(&pulse, BODY_IDLE - LOOK_EVERY).await, Health::Fine);
+        pulse.wrote(false);
+        pulse.wrote(true);
+        assert_eq!(after(&pulse, BODY_IDLE - LOOK_EVERY).await, Health::Fine);
+        pulse.wrote(true);
+        assert_eq!(after(&pulse, LOOK_EVERY).await, Health::Dead);
+    }
+}

@@ -3,6 +3,8 @@
 
 use std::rc::Rc;
 
+use tokio::time::Instant;
+
 use crate::{
     classify::Verdict,
     gate::Permit,
@@ -34,6 +36,11 @@ impl Exchange {
             upload,
             _load: load,
         }
+    }
+
+    /// Since when, at `started` or later, the backend has had all it waits for.
+    pub(crate) fn owed_since(&self, started: Instant) -> Instant {
+        self.upload.owed_since(started).unwrap_or_else(Instant::now)
     }
 
     /// Records the outcome, if that has not been done.

@@ -44,10 +44,12 @@ pub(crate) async fn forward(
     match attempt(pool, timeouts, request).await {
         Ok((response, connection)) => {
             let exchange = Exchange::new(permit, connection, progress, load);
-            let left = timeouts.total.saturating_sub(started.elapsed());
+            let owed_since = exchange.owed_since(started);
+            let left = timeouts.total.saturating_sub(owed_since.elapsed());
             Ok(deliver(response, exchange, left, grpc))
         }
         Err(failure) => {
+            tracing::debug!(endpoint = %pool.endpoint, ?failure, "no response");
             if let Some(kind) = failure.held_against_backend() {
                 let Verdict { class, retry_after } = Verdict::failure(kind);
                 permit.finish(class, retry_after);
@@ -85,7 +87,8 @@ impl Failure {
             Self::Connect(_) => Fault::Connect,
             Self::Upload(UploadFault::TooLarge) => Fault::BodyTooLarge,
             Self::Upload(UploadFault::Stalled | UploadFault::Gone) => Fault::BodyStalled,
-            Self::Reset(_) | Self::Upgraded => Fault::Reset,
+            Self::Reset(_) => Fault::Reset,
+            Self::Upgraded => Fault::Upgraded,
             Self::Timeout => Fault::Timeout,
         }
     }
@@ -196,7 +199,7 @@ async fn header_within<T>(
             response = &mut sent => return Some(response),
             () = &mut alarm => {
                 let now = Instant::now();
-                let owed_since = progress.owed_since().unwrap_or(now).max(started);
+                let owed_since = progress.owed_since(started).unwrap_or(now);
                 if owed_since + limit <= now {
                     return None;
                 }
@@ -247,4 +250,53 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
     let seconds = items.find_map(|item| item.strip_prefix("timeout="))?;
     let seconds: u64 = seconds.trim().parse().ok()?;
     Some(Duration::from_secs(seconds.saturating_sub(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backend_that_owes_a_header_has_the_limit() {
+        let started = Instant::now();
+        let progress = Progress::new(true);
+        assert_eq!(header_within(LIMIT, pending::<()>(), &progress).await, None);
+        assert_eq!(started.elapsed().as_secs(), LIMIT.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_runs_from_the_client_s_last_byte() {
+        let started = Instant::now();
+        let progress = Progress::new(false);
+        let client = async {
+            progress.wait_for_client();
+            tokio::time::sleep(3 * LIMIT).await;
+            progress.moved();
+            pending::<()>().await;
+        };
+        assert_eq!(header_within(LIMIT, client, &progress).await, None);
+        assert_eq!(started.elapsed().as_secs(), 4 * LIMIT.as_secs());
+    }
+
+    #[test]
+    fn a_keep_alive_hint_is_believed_less_a_second() {
+        for (value, expected) in [
+            ("timeout=5, max=100", Some(4)),
+            ("max=100, timeout=60", Some(59)),
+            ("timeout=0", Some(0)),
+            ("timeout=soon", None),
+            ("max=100", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("keep-alive", value.parse().expect("a value"));
+            assert_eq!(
+                keep_alive(&headers),
+                expected.map(Duration::from_secs),
+                "{value}"
+            );
+        }
+    }
 }

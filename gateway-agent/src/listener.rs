@@ -110,3 +110,18 @@ fn concerns_one_connection(error: &io::Error) -> bool {
         ConnectionAborted | ConnectionRefused | ConnectionReset
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_so_many_places_and_a_freed_one_can_be_taken() {
+        let places = Places::default();
+        let mut taken: Vec<_> = (0..MAX_CONNECTIONS).map_while(|_| places.take()).collect();
+        assert_eq!(taken.len(), MAX_CONNECTIONS);
+        assert!(places.take().is_none());
+        taken.pop();
+        assert!(places.take().is_some());
+    }
+}

@@ -20,7 +20,10 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 
 use crate::{
     executor::LocalExecutor,
@@ -34,6 +37,10 @@ use crate::{
 /// How often an HTTP/2 connection with open streams is asked whether it lives,
 /// and how long it may take to say so.
 const H2_PING: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(10));
+
+/// For what is left of a request on a connection after its response; then the
+/// connection is not worth keeping.
+const READY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -183,10 +190,7 @@ impl Connection {
     /// The request is over, both ways.
     pub(crate) fn give_back(self) {
         if let Kind::Http1 { sender, pool, idle } = self.kind {
-            let until = Instant::now() + idle;
-            if !sender.is_closed() {
-                pool.idle.borrow_mut().push_back(Idle { sender, until });
-            }
+            pool.keep(sender, idle);
         }
     }
 }
@@ -236,14 +240,14 @@ impl Pool {
     pub(crate) async fn take(
         self: &Rc<Self>,
         protocol: Protocol,
-        timeout: Duration,
+        limit: Duration,
     ) -> Result<Connection, ConnectError> {
         match protocol {
-            Protocol::Http1 => match self.take_idle().await {
+            Protocol::Http1 => match self.take_idle() {
                 Some(connection) => Ok(connection),
-                None => self.connect(protocol, timeout).await,
+                None => self.connect(protocol, limit).await,
             },
-            Protocol::Http2 => self.take_shared(timeout).await,
+            Protocol::Http2 => self.take_shared(limit).await,
         }
     }
 
@@ -251,15 +255,15 @@ impl Pool {
     pub(crate) async fn connect(
         self: &Rc<Self>,
         protocol: Protocol,
-        timeout: Duration,
+        limit: Duration,
     ) -> Result<Connection, ConnectError> {
         match protocol {
             Protocol::Http1 => {
                 let sender = self.clone().open_http1();
-                let sender = within(timeout, sender).await?;
+                let sender = within(limit, sender).await?;
                 Ok(self.lend(sender, false))
             }
-            Protocol::Http2 => self.take_shared(timeout).await,
+            Protocol::Http2 => self.take_shared(limit).await,
         }
     }
 
@@ -272,33 +276,45 @@ impl Pool {
         Connection { kind, reused }
     }
 
-    async fn take_idle(self: &Rc<Self>) -> Option<Connection> {
+    /// Keeps a connection for later; one whose task has not seen the end of its
+    /// request yet, once it has.
+    fn keep(self: Rc<Self>, mut sender: http1::SendRequest<Upload>, idle: Duration) {
+        let until = Instant::now() + idle;
+        if sender.is_ready() {
+            self.idle.borrow_mut().push_back(Idle { sender, until });
+        } else if !sender.is_closed() {
+            tokio::task::spawn_local(async move {
+                if let Ok(Ok(())) = timeout(READY_AGAIN, sender.ready()).await {
+                    self.idle.borrow_mut().push_back(Idle { sender, until });
+                }
+            });
+        }
+    }
+
+    fn take_idle(self: &Rc<Self>) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
         loop {
-            let Idle { mut sender, until } = self.idle.borrow_mut().pop_back()?;
-            // Just given back, its task may not have run since: then it says
-            // at its next turn whether it can go on.
-            let usable =
-                until > Instant::now() && (sender.is_ready() || sender.ready().await.is_ok());
-            if usable {
+            let Idle { sender, until } = idle.pop_back()?;
+            if until > Instant::now() && sender.is_ready() {
                 return Some(self.lend(sender, true));
             }
         }
     }
 
-    async fn take_shared(self: &Rc<Self>, timeout: Duration) -> Result<Connection, ConnectError> {
+    async fn take_shared(self: &Rc<Self>, limit: Duration) -> Result<Connection, ConnectError> {
         loop {
             if let Some(connection) = self.join_shared() {
                 return Ok(connection);
             }
             let pending = self.connecting.borrow().clone();
-            let pending = pending.unwrap_or_else(|| self.start_connecting(timeout));
+            let pending = pending.unwrap_or_else(|| self.start_connecting(limit));
             let made = pending.clone().await;
             self.file(&pending, made)?;
         }
     }
 
-    fn start_connecting(self: &Rc<Self>, timeout: Duration) -> Connecting {
-        let task = tokio::task::spawn_local(within(timeout, self.clone().open_http2()));
+    fn start_connecting(self: &Rc<Self>, limit: Duration) -> Connecting {
+        let task = tokio::task::spawn_local(within(limit, self.clone().open_http2()));
         let made = task.map(|ended| {
             let failed = |error| ConnectError::Refused(Rc::new(io::Error::other(error)));
             ended.unwrap_or_else(|error| Err(failed(error)))
@@ -329,7 +345,7 @@ impl Pool {
     fn join_shared(&self) -> Option<Connection> {
         let mut shared = self.shared.borrow_mut();
         shared.retain(|connection| !connection.sender.is_closed());
-        // An endpoint that allows fewer makes h2 wait, which `timeouts` bound.
+        // An endpoint that allows fewer makes h2 wait, which time-outs bound.
         let room = |connection: &&Multiplexed| connection.streams.open.get() < H2_STREAMS;
         let Multiplexed { sender, streams } = shared.iter().find(room)?.clone();
         let reused = streams.used.replace(true);
@@ -356,7 +372,7 @@ impl Pool {
 
     async fn open_http2(self: Rc<Self>) -> Result<Multiplexed, ConnectError> {
         let (stream, open) = self.open_tcp().await?;
-        let (interval, timeout) = H2_PING;
+        let (interval, patience) = H2_PING;
         let (sender, task) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
             .initial_stream_window_size(H2_STREAM_WINDOW)
@@ -364,7 +380,7 @@ impl Pool {
             .max_header_list_size(MAX_HEADER_BYTES as u32)
             .max_send_buf_size(H2_SEND_BUFFER)
             .keep_alive_interval(interval)
-            .keep_alive_timeout(timeout)
+            .keep_alive_timeout(patience)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(handshake_failed)?;
@@ -401,7 +417,7 @@ async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, ConnectError>>,
 ) -> Result<T, ConnectError> {
-    let done = tokio::time::timeout(limit, work).await;
+    let done = timeout(limit, work).await;
     done.unwrap_or(Err(ConnectError::Timeout(limit)))
 }
 

@@ -199,3 +199,23 @@ fn upstream_uri(uri: &Uri, path: &str, authority: Option<&HeaderValue>) -> Optio
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_for_that_request_only() {
+        async fn bug() -> Result<Response<Body>, Rejection> {
+            Ok("a bug"
+                .parse::<u8>()
+                .map(|_| Response::new(Body::Empty))
+                .expect("a number"))
+        }
+        let response = guarded(false, bug()).await;
+        assert_eq!(response.status(), http::StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()["x-rampmeter"], "reason=internal");
+        let response = guarded(true, bug()).await;
+        assert_eq!(response.headers()["grpc-status"], "13");
+    }
+}

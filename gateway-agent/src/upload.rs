@@ -39,19 +39,36 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    pub(crate) fn new(ended: bool) -> Self {
+        Self {
+            ended: Cell::new(ended),
+            owed_since: Cell::new(Some(Instant::now())),
+            fault: Cell::new(None),
+        }
+    }
+
     /// The whole body is sent.
     pub(crate) fn ended(&self) -> bool {
         self.ended.get()
     }
 
-    /// Since when the next move is the backend's; `None`: it is the client's.
-    pub(crate) fn owed_since(&self) -> Option<Instant> {
-        self.owed_since.get()
+    /// Since when, at `started` or later, the next move is the backend's;
+    /// `None`: it is the client's.
+    pub(crate) fn owed_since(&self, started: Instant) -> Option<Instant> {
+        self.owed_since.get().map(|since| since.max(started))
     }
 
     /// What ended the upload early.
     pub(crate) fn fault(&self) -> Option<UploadFault> {
         self.fault.get()
+    }
+
+    pub(crate) fn wait_for_client(&self) {
+        self.owed_since.set(None);
+    }
+
+    pub(crate) fn moved(&self) {
+        self.owed_since.set(Some(Instant::now()));
     }
 }
 
@@ -72,11 +89,7 @@ impl Upload {
         let ended = body.is_end_stream();
         Self {
             body: (!ended).then_some(body),
-            progress: Rc::new(Progress {
-                ended: Cell::new(ended),
-                owed_since: Cell::new(Some(Instant::now())),
-                fault: Cell::new(None),
-            }),
+            progress: Rc::new(Progress::new(ended)),
             watchdog: Watchdog::new(BODY_IDLE, None),
             allowance: max_bytes.unwrap_or(u64::MAX),
         }
@@ -121,12 +134,12 @@ impl http_body::Body for Upload {
             return Poll::Ready(None);
         };
         let Poll::Ready(next) = Pin::new(body).poll_frame(cx) else {
-            self.progress.owed_since.set(None);
+            self.progress.wait_for_client();
             ready!(self.watchdog.poll_bite(cx));
             return self.fail(UploadFault::Stalled);
         };
         self.watchdog.fed();
-        self.progress.owed_since.set(Some(Instant::now()));
+        self.progress.moved();
         match next {
             None => {
                 self.end();

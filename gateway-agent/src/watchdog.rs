@@ -57,3 +57,43 @@ impl Watchdog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn bite(watchdog: &mut Watchdog) -> u64 {
+        let since = Instant::now();
+        poll_fn(|cx| watchdog.poll_bite(cx)).await;
+        since.elapsed().as_secs()
+    }
+
+    /// Waits for so long, then feeds it.
+    async fn wait(watchdog: &mut Watchdog, time: Duration) {
+        let bitten = tokio::time::timeout(time, poll_fn(|cx| watchdog.poll_bite(cx)));
+        assert!(bitten.await.is_err(), "it bit before");
+        watchdog.fed();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_wait_may_be_as_long_as_the_idle_limit() {
+        let mut watchdog = Watchdog::new(10 * SECOND, None);
+        for _ in 0..5 {
+            wait(&mut watchdog, 9 * SECOND).await;
+        }
+        assert_eq!(bite(&mut watchdog).await, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_waits_together_may_be_as_long_as_the_budget() {
+        let mut watchdog = Watchdog::new(10 * SECOND, Some(20 * SECOND));
+        wait(&mut watchdog, 9 * SECOND).await;
+        // Time in which nothing was asked of the other side does not count.
+        tokio::time::sleep(100 * SECOND).await;
+        wait(&mut watchdog, 9 * SECOND).await;
+        assert_eq!(bite(&mut watchdog).await, 2);
+    }
+}

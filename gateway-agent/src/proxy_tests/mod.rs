@@ -1,5 +1,17 @@
 //! The data plane on real sockets: a server on a free port, scripted backends,
 //! and clients that read every byte.
 
+mod answers;
+mod connections;
+mod http2;
+mod lifecycle;
+mod outcomes;
 mod passing;
 mod rig;
+mod routing;
+
+/// A request without a body.
+const GET: &str = "GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";
+
+/// A response that leaves its connection open.
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

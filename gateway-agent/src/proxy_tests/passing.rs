@@ -1,10 +1,10 @@
 //! What passes, and what does not, between client and backend.
 
-use super::rig::{Rig, Scripted};
+use super::{
+    GET, OK,
+    rig::{Rig, Scripted},
+};
 use crate::recorder::Tally;
-
-const GET: &str = "GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
 #[tokio::test]
 async fn a_request_reaches_its_backend_and_the_response_its_client() {
@@ -79,4 +79,121 @@ async fn connections_are_kept_on_both_sides() {
     }
     upstream.head().await;
     assert_eq!(rig.count("r", Tally::Success), 3);
+}
+
+#[tokio::test]
+async fn trailers_pass_to_a_client_that_takes_them() {
+    let backend = Scripted::start().await;
+    let rig = Rig::in_front_of(backend.address, "");
+    let mut client = rig.client().await;
+    client
+        .write("GET / HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te\r\n\r\n")
+        .await;
+    let mut upstream = backend.accept().await;
+    let head = upstream.head().await;
+    assert!(head.contains("\r\nte: trailers\r\n"), "{head}");
+    upstream
+        .write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n")
+        .await;
+    upstream.write("2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n").await;
+    client.head().await;
+    assert_eq!(
+        client.until("\r\n\r\n").await,
+        "2\r\nok\r\n0\r\nx-sum: 7\r\n\r\n"
+    );
+    rig.settled(Tally::Success).await;
+}
+
+#[tokio::test]
+async fn fields_of_one_hop_stay_on_it() {
+    let backend = Scripted::start().await;
+    let rig = Rig::in_front_of(backend.address, "");
+    let mut client = rig.client().await;
+    client
+        .write(
+            "GET / HTTP/1.1\r\nhost: a\r\nconnection: keep-alive, x-hop\r\nx-hop: 1\r\n\
+             keep-alive: timeout=9\r\nupgrade: websocket\r\nproxy-connection: x\r\n\
+             x-forwarded-for: 10.9.8.7\r\n\r\n",
+        )
+        .await;
+    let mut upstream = backend.accept().await;
+    let head = upstream.head().await;
+    for gone in [
+        "x-hop",
+        "keep-alive",
+        "upgrade",
+        "proxy-connection",
+        "10.9.8.7",
+        "connection:",
+    ] {
+        assert!(!head.contains(gone), "{gone} in {head}");
+    }
+    upstream
+        .write(
+            "HTTP/1.1 200 OK\r\nconnection: x-hop\r\nx-hop: 1\r\nkeep-alive: timeout=9\r\n\
+             content-length: 0\r\n\r\n",
+        )
+        .await;
+    let head = client.head().await;
+    for gone in ["x-hop", "keep-alive"] {
+        assert!(!head.contains(gone), "{gone} in {head}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_response_has_a_length_and_no_body() {
+    let backend = Scripted::start().await;
+    let rig = Rig::in_front_of(backend.address, "");
+    let mut client = rig.client().await;
+    client.write("HEAD / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut upstream = backend.accept().await;
+    upstream.head().await;
+    upstream
+        .write("HTTP/1.1 200 OK\r\ncontent-length: 1234\r\n\r\n")
+        .await;
+    let head = client.head().await;
+    assert!(head.contains("content-length: 1234\r\n"), "{head}");
+    rig.settled(Tally::Success).await;
+    client.write(GET).await;
+    upstream.head().await;
+}
+
+#[tokio::test]
+async fn an_expectation_is_met_by_us() {
+    let backend = Scripted::start().await;
+    let rig = Rig::in_front_of(backend.address, "");
+    let mut client = rig.client().await;
+    client
+        .write("PUT / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+        .await;
+    let head = client.head().await;
+    assert_eq!(head, "http/1.1 100 continue\r\n\r\n");
+    client.write("hi").await;
+    let mut upstream = backend.accept().await;
+    let head = upstream.head().await;
+    assert!(!head.contains("expect"), "{head}");
+    assert_eq!(upstream.until("hi").await, "hi");
+}
+
+#[tokio::test]
+async fn an_http_1_0_client_is_served_and_its_connection_closed() {
+    let backend = Scripted::start().await;
+    let rig = Rig::in_front_of(backend.address, "");
+    let mut client = rig.client().await;
+    client.write("GET / HTTP/1.0\r\n\r\n").await;
+    let mut upstream = backend.accept().await;
+    let head = upstream.head().await;
+    let host = format!("host: {}\r\n", backend.address);
+    assert!(
+        head.starts_with("get / http/1.1\r\n") && head.contains(&host),
+        "{head}"
+    );
+    upstream
+        .write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+        .await;
+    let answer = client.rest().await;
+    assert!(
+        answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nok"),
+        "{answer}"
+    );
 }

@@ -42,21 +42,25 @@ pub(super) struct Rig {
 impl Rig {
     /// With a fleet file whose only POP is `p`.
     pub(super) fn start(fleet: &str) -> Self {
+        let rig = Self::unconfigured();
+        rig.configure(fleet);
+        rig
+    }
+
+    pub(super) fn unconfigured() -> Self {
         let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
         let wake = Arc::new(Notify::new());
         let gate = CoreGate::new(0, table.clone(), Clock::new());
         let listeners = Listeners::bind(([127, 0, 0, 1], 0).into(), 1).expect("a free port");
         let (drain, draining) = watch::channel(false);
         let server = Server::start(listeners, vec![gate], &draining).expect("a thread");
-        let rig = Self {
+        Self {
             address: server.address(),
             table,
             wake,
             drain,
             server,
-        };
-        rig.configure(fleet);
-        rig
+        }
     }
 
     /// With one service `s` in one region `r` of one endpoint, and more settings
@@ -101,6 +105,22 @@ impl Rig {
     /// What was counted for a region.
     pub(super) fn count(&self, region: &str, tally: Tally) -> u64 {
         self.backend(region).cells[0].recorder.read().get(tally)
+    }
+
+    /// The largest Retry-After of a region's backend since the last call.
+    pub(super) fn retry_after(&self, region: &str) -> Duration {
+        self.backend(region).cells[0].recorder.take_retry_after()
+    }
+
+    /// Waits until so many requests of region `r` are in flight.
+    pub(super) async fn in_flight(&self, count: usize) {
+        let backend = self.backend("r");
+        within(async {
+            while backend.in_flight() as usize != count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
     }
 
     /// Waits until one request of region `r` has ended, as `tally` and nothing
@@ -209,9 +229,39 @@ impl Wire {
         String::from_utf8(seen).expect("text")
     }
 
+    /// As much as `into` holds.
+    pub(super) async fn fill(&mut self, into: &mut [u8]) {
+        within(self.0.read_exact(into)).await.expect("it is open");
+    }
+
     /// A header, in lower case.
     pub(super) async fn head(&mut self) -> String {
         self.until("\r\n\r\n").await.to_ascii_lowercase()
+    }
+
+    /// The header of an answer of ours, or of a cut response everything.
+    pub(super) async fn rest_or_open(&mut self) -> String {
+        let head = self.until("\r\n\r\n").await;
+        match head.contains("x-rampmeter") {
+            true => head,
+            false => head + &self.rest().await,
+        }
+    }
+
+    /// Says that nothing more will come, and waits until the other side agrees.
+    pub(super) async fn close(&mut self) {
+        within(self.0.shutdown()).await.expect("it is open");
+        assert_eq!(self.rest().await, "");
+    }
+
+    /// Writes again and again until the other side has closed.
+    pub(super) async fn write_until_closed(&mut self, text: &str) {
+        within(async {
+            while self.0.write_all(text.as_bytes()).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
     }
 
     /// Everything until the other side closes, or resets.
