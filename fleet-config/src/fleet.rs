@@ -98,9 +98,10 @@ fn read_defaults(at: &At<'_>) -> Settings {
     };
     let settings = Settings::default().read(&mut fields);
     for key in ["routes", "backends"] {
-        if let Some(at) = fields.get(key) {
-            at.error("belongs to a service: services that shared it could not be told apart");
-        }
+        fields.forbid(
+            key,
+            "belongs to a service: services that shared it could not be told apart",
+        );
     }
     fields.finish();
     settings

@@ -141,6 +141,16 @@ impl<'a> Fields<'a> {
         true
     }
 
+    /// Refuses a key that is known elsewhere.
+    pub(crate) fn forbid(&mut self, key: &str, why: &str) {
+        let Some(index) = self.entries.iter().position(|entry| entry.key == key) else {
+            return;
+        };
+        let entry = self.entries.remove(index);
+        let at = child(&self.at, entry);
+        at.report.error(entry.line, &at.path, why.to_owned());
+    }
+
     /// Every key with its value, where the keys are names.
     pub(crate) fn named(self) -> impl Iterator<Item = (&'a str, At<'a>)> {
         let Self { at, entries, .. } = self;
