@@ -1,0 +1,107 @@
+//! Which backend is due when.
+
+use std::collections::BTreeMap;
+
+use breaker_core::BackendName;
+use tokio::time::Instant;
+
+use super::SPACING;
+
+/// Backends by the time at which they are due.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    entries: BTreeMap<BackendName, Entry>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    due: Option<Instant>,
+    looked: Option<Instant>,
+}
+
+impl Due {
+    /// Due now, but not sooner than [`SPACING`] after the last look.
+    pub(super) fn urge(&mut self, name: BackendName, now: Instant) {
+        self.at(name, now);
+    }
+
+    /// Due at `at`, or before if it already is.
+    pub(super) fn at(&mut self, name: BackendName, at: Instant) {
+        let entry = self.entries.entry(name).or_insert(Entry {
+            due: None,
+            looked: None,
+        });
+        let spaced = entry.looked.map_or(at, |looked| at.max(looked + SPACING));
+        entry.due = Some(entry.due.map_or(spaced, |due| due.min(spaced)));
+    }
+
+    /// When the first is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.entries.values().filter_map(|e| e.due).min()
+    }
+
+    /// Takes at most `limit` that are due, the longest due first.
+    pub(super) fn take(&mut self, now: Instant, limit: usize) -> Vec<BackendName> {
+        let due = self
+            .entries
+            .iter()
+            .filter_map(|(name, e)| Some((e.due?, name)));
+        let mut due: Vec<_> = due.filter(|(at, _)| *at <= now).collect();
+        due.sort();
+        let taken: Vec<_> = due
+            .into_iter()
+            .take(limit)
+            .map(|(_, name)| name.clone())
+            .collect();
+        for name in &taken {
+            if let Some(entry) = self.entries.get_mut(name) {
+                entry.due = None;
+                entry.looked = Some(now);
+            }
+        }
+        taken
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.entries.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn name(name: &str) -> BackendName {
+        BackendName::parse(name).expect("a valid name")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn urgent_backends_are_spaced_and_never_delayed_by_later_dates() {
+        let mut due = Due::default();
+        let start = Instant::now();
+        due.urge(name("a/x"), start);
+        assert_eq!(due.take(start, 10), [name("a/x")]);
+        due.at(name("a/x"), start + Duration::from_secs(1));
+        due.urge(name("a/x"), start + Duration::from_millis(1));
+        assert_eq!(due.next(), Some(start + SPACING));
+        due.at(name("a/x"), start + Duration::from_secs(1));
+        assert_eq!(due.next(), Some(start + SPACING));
+        assert_eq!(due.take(start + SPACING, 10), [name("a/x")]);
+        assert_eq!(due.next(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_takes_the_longest_due_first() {
+        let mut due = Due::default();
+        let start = Instant::now();
+        due.at(name("a/x"), start + Duration::from_millis(2));
+        due.at(name("b/x"), start + Duration::from_millis(1));
+        due.at(name("c/x"), start + Duration::from_millis(9));
+        let now = start + Duration::from_millis(5);
+        assert_eq!(due.take(now, 1), [name("b/x")]);
+        assert_eq!(due.take(now, 9), [name("a/x")]);
+    }
+}

@@ -1,0 +1,106 @@
+//! Events: what happened, with its evidence, for people and for ever.
+
+use breaker_core::{
+    BackendName, Breaker, Version,
+    breaker::{Happening, StateName},
+    evidence::Suspect,
+};
+use bytes::Bytes;
+use prost::Message;
+use rampmeter_api::{
+    convert::event::{self, Stamp},
+    v1,
+};
+
+use crate::plane::Plane;
+
+/// Longest summary: a refused file can have a thousand errors.
+const SUMMARY_LIMIT: usize = 4000;
+
+/// An event about the configuration.
+pub fn of_config(plane: &Plane, kind: v1::EventKind, summary: String, source: &str) -> v1::Event {
+    let mut summary = summary;
+    if summary.len() > SUMMARY_LIMIT {
+        let end = (0..=SUMMARY_LIMIT)
+            .rev()
+            .find(|at| summary.is_char_boundary(*at));
+        summary.truncate(end.unwrap_or(0));
+        summary.push('…');
+    }
+    v1::Event {
+        actor: source.to_owned(),
+        ..stamp(plane, None, None).event(kind, summary)
+    }
+}
+
+/// Events of one step, encoded, and the one that the record keeps: the last
+/// transition of the fleet's circuit.
+pub fn of_step(
+    plane: &Plane,
+    name: &BackendName,
+    next: &Breaker,
+    happenings: &[Happening],
+) -> (Vec<Bytes>, Option<Bytes>) {
+    let mut transition = None;
+    let encoded = happenings.iter().map(|happening| {
+        let stamp = stamp(plane, Some(name), Some(next.version));
+        let bytes = Bytes::from(event::event(happening, stamp).encode_to_vec());
+        if matches!(happening, Happening::Transition { pop: None, .. }) {
+            transition = Some(bytes.clone());
+        }
+        bytes
+    });
+    let encoded = encoded.collect();
+    (encoded, transition)
+}
+
+/// Encoded event of a lone failing agent.
+pub fn of_suspect(plane: &Plane, name: &BackendName, suspect: &Suspect) -> Bytes {
+    let event = event::suspect(suspect, stamp(plane, Some(name), None));
+    Bytes::from(event.encode_to_vec())
+}
+
+/// Counts transitions and tells the log, one wide line each.
+pub fn tell(plane: &Plane, name: &BackendName, version: Version, happenings: &[Happening]) {
+    for happening in happenings {
+        let stamp = stamp(plane, Some(name), Some(version));
+        let wide = event::event(happening, stamp);
+        if let Happening::Transition { to, .. } = happening {
+            let counter = match to {
+                StateName::Open => &plane.metrics.opened,
+                StateName::HalfOpen => &plane.metrics.half_opened,
+                StateName::Closed => &plane.metrics.closed,
+            };
+            counter.add(1);
+        }
+        tracing::info!(
+            backend = %name, epoch = version.epoch, revision = version.revision,
+            kind = wide.kind().as_str_name(), "{}", wide.summary
+        );
+    }
+}
+
+fn stamp<'a>(
+    plane: &'a Plane,
+    backend: Option<&'a BackendName>,
+    version: Option<Version>,
+) -> Stamp<'a> {
+    let at = plane.clock.now();
+    Stamp {
+        id: id(at.as_millis()),
+        at,
+        backend,
+        version,
+        actor: plane.name.as_str(),
+    }
+}
+
+/// A version 7 UUID on the store's clock: sortable by time, unique.
+fn id(millis: u64) -> String {
+    static CONTEXT: std::sync::Mutex<uuid::ContextV7> =
+        std::sync::Mutex::new(uuid::ContextV7::new());
+    let context = &CONTEXT;
+    let nanos = (millis % 1000) as u32 * 1_000_000;
+    let at = uuid::Timestamp::from_unix(context, millis / 1000, nanos);
+    uuid::Uuid::new_v7(at).to_string()
+}

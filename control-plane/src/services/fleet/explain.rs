@@ -1,0 +1,151 @@
+//! "Why is it in the state it is in?", in one answer.
+
+use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit, Mode, Timestamp};
+use prost::Message;
+use rampmeter_api::{
+    convert::{self, timestamp},
+    v1,
+};
+use tonic::Status;
+
+use super::{decode, render, state_word};
+use crate::{config::Fleet, plane::Plane, services::status, store::EventQuery};
+
+/// Events in the history.
+const HISTORY: usize = 20;
+
+pub(super) async fn explain(
+    plane: &Plane,
+    fleet: &Fleet,
+    name: &BackendName,
+) -> Result<v1::ExplainBackendResponse, Status> {
+    let policy = fleet.config.policy(name).ok_or_else(status::no_config)?;
+    let now = plane.clock.now();
+    let seen = plane.board.get(name);
+    let fresh = Breaker::new(0, fleet.applied);
+    let breaker = seen.as_ref().map_or(&fresh, |s| &s.breaker);
+    let evidence = seen
+        .as_ref()
+        .and_then(|s| s.evidence.as_ref())
+        .map(v1::Evidence::from);
+    let last = seen
+        .as_ref()
+        .map(|s| s.last_transition.clone())
+        .unwrap_or_default();
+    let last_transition = (!last.is_empty())
+        .then(|| v1::Event::decode(last).ok())
+        .flatten();
+    let query = EventQuery {
+        backend: Some(name.clone()),
+        limit: HISTORY,
+        before: None,
+    };
+    // Without the store the answer has no history, but is an answer.
+    let history = plane
+        .ask("events", plane.store.events(query))
+        .await
+        .unwrap_or_default();
+    let (next, next_time) = next(breaker, policy, now);
+    Ok(v1::ExplainBackendResponse {
+        summary: summary(
+            name,
+            breaker,
+            policy,
+            last_transition.as_ref(),
+            evidence.as_ref(),
+            now,
+        ),
+        backend: render::backend(plane, fleet, name),
+        last_transition,
+        evidence,
+        next,
+        next_time: next_time.map(timestamp),
+        policy: Some(policy.into()),
+        config_revision: fleet.revision,
+        history: decode(&history.events),
+    })
+}
+
+fn summary(
+    name: &BackendName,
+    breaker: &Breaker,
+    policy: &BreakerPolicy,
+    last: Option<&v1::Event>,
+    evidence: Option<&v1::Evidence>,
+    now: Timestamp,
+) -> String {
+    let circuit = &breaker.fleet;
+    let mut text = format!("{name} is {}", state_word(circuit.state()));
+    if matches!(circuit, Circuit::Closed { .. }) {
+        let share = circuit.admission(now) * 100.0;
+        text.push_str(&format!(", admits {share:.0} % of requests"));
+    }
+    let since = now.since(convert::backend::since(circuit)).as_secs_f64();
+    match last {
+        Some(last) => text.push_str(&format!(", for {since:.1} s: {}.", last.summary)),
+        None => text.push_str(" and never left that state."),
+    }
+    for (pop, circuit) in &breaker.pops {
+        text.push_str(&format!(
+            " For {pop} alone it is {}.",
+            state_word(circuit.state())
+        ));
+    }
+    if let Some(over) = &breaker.over {
+        let left = now.until(over.expires).as_secs_f64();
+        let mode = v1::Mode::from(over.mode)
+            .as_str_name()
+            .trim_start_matches("MODE_");
+        text.push_str(&format!(
+            " {} holds it {mode} for another {left:.0} s: {}.",
+            over.actor, over.reason
+        ));
+    } else if policy.mode != Mode::Enforce {
+        let mode = v1::Mode::from(policy.mode)
+            .as_str_name()
+            .trim_start_matches("MODE_");
+        text.push_str(&format!(" Its mode is {mode}: decisions are not acted on."));
+    }
+    if let Some(evidence) = evidence {
+        text.push_str(&format!(" Now: {}.", evidence.summary));
+    }
+    text
+}
+
+fn next(breaker: &Breaker, policy: &BreakerPolicy, now: Timestamp) -> (String, Option<Timestamp>) {
+    match &breaker.fleet {
+        Circuit::Open { until, .. } => {
+            let left = now.until(*until).as_secs_f64();
+            let text = format!("HALF_OPEN in {left:.1} s, then one trial request at a time");
+            (text, Some(*until))
+        }
+        Circuit::HalfOpen {
+            successes, leases, ..
+        } => {
+            let missing = policy.half_open_successes.saturating_sub(*successes);
+            let text = match leases.first() {
+                Some(lease) => format!(
+                    "{} sends a trial request; {missing} more successes close it, one failure opens it again",
+                    lease.agent
+                ),
+                None => format!(
+                    "waits for an agent that wants to send a request; {missing} more successes close it"
+                ),
+            };
+            (text, leases.iter().map(|l| l.expires).min())
+        }
+        Circuit::Closed {
+            ramp: Some(ramp), ..
+        } => (
+            "full admission at the end of the ramp".to_owned(),
+            Some(ramp.ends()),
+        ),
+        Circuit::Closed { ramp: None, .. } => match &breaker.over {
+            Some(over) => ("the override ends".to_owned(), Some(over.expires)),
+            None => (
+                "nothing, as long as the evidence stays as it is".to_owned(),
+                None,
+            ),
+        },
+    }
+}
