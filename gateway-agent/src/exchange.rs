@@ -3,8 +3,6 @@
 
 use std::rc::Rc;
 
-use tokio::time::Instant;
-
 use crate::{
     classify::Verdict,
     gate::Permit,
@@ -36,11 +34,6 @@ impl Exchange {
             upload,
             _load: load,
         }
-    }
-
-    /// Since when, at `started` or later, the backend has had all it waits for.
-    pub(crate) fn owed_since(&self, started: Instant) -> Instant {
-        self.upload.owed_since(started).unwrap_or_else(Instant::now)
     }
 
     /// Records the outcome, if that has not been done.

@@ -32,7 +32,7 @@ use crate::{
 
 /// Sends an admitted request to an endpoint.
 pub(crate) async fn forward(
-    permit: Permit,
+    mut permit: Permit,
     pool: &Rc<Pool>,
     timeouts: &Timeouts,
     request: Request<Upload>,
@@ -43,9 +43,11 @@ pub(crate) async fn forward(
     let started = Instant::now();
     match attempt(pool, timeouts, request).await {
         Ok((response, connection)) => {
+            let owed_since = progress.owed_since(started).unwrap_or_else(Instant::now);
+            let waited = owed_since.elapsed();
+            permit.answered(waited);
             let exchange = Exchange::new(permit, connection, progress, load);
-            let owed_since = exchange.owed_since(started);
-            let left = timeouts.total.saturating_sub(owed_since.elapsed());
+            let left = timeouts.total.saturating_sub(waited);
             Ok(deliver(response, exchange, left, grpc))
         }
         Err(failure) => {

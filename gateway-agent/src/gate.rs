@@ -243,6 +243,7 @@ impl CoreGate {
         Ok(Permit {
             cell: cell.clone(),
             started,
+            latency: None,
             trial,
             finished: false,
         })
@@ -296,6 +297,8 @@ impl CoreGate {
 pub struct Permit {
     cell: Arc<Cell>,
     started: Instant,
+    /// Until the response's header came.
+    latency: Option<Duration>,
     trial: Option<Arc<Lease>>,
     finished: bool,
 }
@@ -304,6 +307,13 @@ impl Permit {
     /// Whether it is a trial of a HALF_OPEN backend.
     pub fn is_trial(&self) -> bool {
         self.trial.is_some()
+    }
+
+    /// The header of the response is there, after the backend kept us waiting
+    /// for this long. How fast the client sends and reads says nothing about the
+    /// backend, so this is the latency. Without it, all the time until the end is.
+    pub fn answered(&mut self, latency: Duration) {
+        self.latency = Some(latency);
     }
 
     /// Records the outcome. `retry_after` is what the backend asked for.
@@ -320,7 +330,7 @@ impl Permit {
         self.cell.recorder.count(Tally::of_outcome(class));
         let mut urgent = matches!(class, OutcomeClass::Failure(_) | OutcomeClass::Overload);
         if class != OutcomeClass::ClientGone {
-            let latency = self.started.elapsed();
+            let latency = self.latency.unwrap_or_else(|| self.started.elapsed());
             self.cell.recorder.latency(latency);
             if latency.as_micros() >= self.cell.live.slow_us.load(Relaxed).into() {
                 self.cell.recorder.count(Tally::Slow);

@@ -224,3 +224,24 @@ async fn a_client_that_reads_slowly_costs_the_backend_nothing() {
     assert_eq!(rig.count("r", Tally::Timeout), 1, "the later one");
     assert_eq!(rig.count("r", Tally::Success), 1);
 }
+
+#[tokio::test]
+async fn a_call_is_slow_by_its_header_and_not_by_who_reads_its_body() {
+    let backend = Scripted::start().await;
+    let settings = "timeouts: {response_headers: 200ms}\n    breaker: {slow_call_duration: 100ms}";
+    let rig = Rig::in_front_of(backend.address, settings);
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    let mut upstream = backend.accept().await;
+    upstream.head().await;
+    upstream.write(CHUNKED).await;
+    client.head().await;
+    let mut later = rig.client().await;
+    later.write(GET).await;
+    assert!(later.head().await.starts_with("http/1.1 504"));
+    assert_eq!(rig.count("r", Tally::Slow), 1, "the later one");
+    upstream.write("0\r\n\r\n").await;
+    client.until("0\r\n\r\n").await;
+    assert_eq!(rig.count("r", Tally::Success), 1);
+    assert_eq!(rig.count("r", Tally::Slow), 1);
+}
