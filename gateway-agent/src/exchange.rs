@@ -3,12 +3,7 @@
 
 use std::rc::Rc;
 
-use crate::{
-    classify::Verdict,
-    gate::Permit,
-    pool::{Connection, Load},
-    upload::Progress,
-};
+use crate::{classify::Verdict, gate::Permit, lent::Connection, pool::Load, upload::Progress};
 
 /// One request at one endpoint. Dropping it frees everything; the connection is
 /// closed then, as nobody knows what is still on it.

@@ -14,11 +14,8 @@ use futures_util::{
     FutureExt,
     future::{LocalBoxFuture, Shared},
 };
-use http::{HeaderValue, Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-};
+use http::HeaderValue;
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
@@ -27,9 +24,10 @@ use tokio::{
 
 use crate::{
     executor::LocalExecutor,
+    lent::{Connection, Multiplexed},
     limits::{
-        H2_CONNECTION_WINDOW, H2_SEND_BUFFER, H2_STREAM_WINDOW, H2_STREAMS, MAX_BUFFER_BYTES,
-        MAX_ENDPOINT_CONNECTIONS, MAX_HEADER_BYTES, MAX_HEADERS, UPSTREAM_IDLE,
+        H2_CONNECTION_WINDOW, H2_SEND_BUFFER, H2_STREAM_WINDOW, MAX_BUFFER_BYTES,
+        MAX_ENDPOINT_CONNECTIONS, MAX_HEADER_BYTES, MAX_HEADERS,
     },
     upload::Upload,
 };
@@ -94,21 +92,6 @@ struct Idle {
     until: Instant,
 }
 
-/// An HTTP/2 connection and its number of open streams.
-#[derive(Debug, Clone)]
-struct Multiplexed {
-    sender: http2::SendRequest<Upload>,
-    streams: Rc<Streams>,
-}
-
-#[derive(Debug)]
-struct Streams {
-    open: Cell<u32>,
-    used: Cell<bool>,
-    /// When the last one ended.
-    ended: Cell<Instant>,
-}
-
 /// A place in an endpoint's load.
 #[derive(Debug)]
 pub(crate) struct Load(Rc<Pool>);
@@ -125,73 +108,6 @@ struct Open(Rc<Pool>);
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.update(|n| n - 1);
-    }
-}
-
-/// A connection lent to one request.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    kind: Kind,
-    /// It has carried a request before: the endpoint may be closing it just now.
-    pub(crate) reused: bool,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Http1 {
-        sender: http1::SendRequest<Upload>,
-        pool: Rc<Pool>,
-        /// How long the endpoint lets it idle.
-        idle: Duration,
-    },
-    Http2 {
-        sender: http2::SendRequest<Upload>,
-        _stream: Stream,
-    },
-}
-
-/// A place among an HTTP/2 connection's streams.
-#[derive(Debug)]
-struct Stream(Rc<Streams>);
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.0.open.update(|n| n - 1);
-        self.0.ended.set(Instant::now());
-    }
-}
-
-impl Connection {
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<Upload>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
-        match &mut self.kind {
-            Kind::Http1 { sender, .. } => sender.try_send_request(request).await,
-            Kind::Http2 { sender, .. } => sender.try_send_request(request).await,
-        }
-    }
-
-    /// It can take no more requests.
-    pub(crate) fn is_closed(&self) -> bool {
-        match &self.kind {
-            Kind::Http1 { sender, .. } => sender.is_closed(),
-            Kind::Http2 { sender, .. } => sender.is_closed(),
-        }
-    }
-
-    /// The endpoint closes it after this long without a request.
-    pub(crate) fn expires_after(&mut self, promised: Duration) {
-        if let Kind::Http1 { idle, .. } = &mut self.kind {
-            *idle = promised.min(UPSTREAM_IDLE);
-        }
-    }
-
-    /// The request is over, both ways.
-    pub(crate) fn give_back(self) {
-        if let Kind::Http1 { sender, pool, idle } = self.kind {
-            pool.keep(sender, idle);
-        }
     }
 }
 
@@ -229,10 +145,7 @@ impl Pool {
     pub(crate) fn sweep(&self, now: Instant) {
         let fresh = |idle: &Idle| idle.until > now && !idle.sender.is_closed();
         self.idle.borrow_mut().retain(fresh);
-        let wanted = |Multiplexed { sender, streams }: &Multiplexed| {
-            let busy = streams.open.get() > 0 || streams.ended.get() + UPSTREAM_IDLE > now;
-            busy && !sender.is_closed()
-        };
+        let wanted = |shared: &Multiplexed| !shared.is_closed() && !shared.is_stale(now);
         self.shared.borrow_mut().retain(wanted);
     }
 
@@ -261,24 +174,15 @@ impl Pool {
             Protocol::Http1 => {
                 let sender = self.clone().open_http1();
                 let sender = within(limit, sender).await?;
-                Ok(self.lend(sender, false))
+                Ok(Connection::http1(sender, self.clone(), false))
             }
             Protocol::Http2 => self.take_shared(limit).await,
         }
     }
 
-    fn lend(self: &Rc<Self>, sender: http1::SendRequest<Upload>, reused: bool) -> Connection {
-        let kind = Kind::Http1 {
-            sender,
-            pool: self.clone(),
-            idle: UPSTREAM_IDLE,
-        };
-        Connection { kind, reused }
-    }
-
     /// Keeps a connection for later; one whose task has not seen the end of its
     /// request yet, once it has.
-    fn keep(self: Rc<Self>, mut sender: http1::SendRequest<Upload>, idle: Duration) {
+    pub(crate) fn keep(self: Rc<Self>, mut sender: http1::SendRequest<Upload>, idle: Duration) {
         let until = Instant::now() + idle;
         if sender.is_ready() {
             self.idle.borrow_mut().push_back(Idle { sender, until });
@@ -296,7 +200,7 @@ impl Pool {
         loop {
             let Idle { sender, until } = idle.pop_back()?;
             if until > Instant::now() && sender.is_ready() {
-                return Some(self.lend(sender, true));
+                return Some(Connection::http1(sender, self.clone(), true));
             }
         }
     }
@@ -344,17 +248,13 @@ impl Pool {
 
     fn join_shared(&self) -> Option<Connection> {
         let mut shared = self.shared.borrow_mut();
-        shared.retain(|connection| !connection.sender.is_closed());
-        // An endpoint that allows fewer makes h2 wait, which time-outs bound.
-        let room = |connection: &&Multiplexed| connection.streams.open.get() < H2_STREAMS;
-        let Multiplexed { sender, streams } = shared.iter().find(room)?.clone();
-        let reused = streams.used.replace(true);
-        streams.open.update(|n| n + 1);
-        let kind = Kind::Http2 {
-            sender,
-            _stream: Stream(streams),
-        };
-        Some(Connection { kind, reused })
+        shared.retain(|connection| !connection.is_closed());
+        Some(
+            shared
+                .iter()
+                .find(|connection| connection.has_room())?
+                .lend(),
+        )
     }
 
     async fn open_http1(self: Rc<Self>) -> Result<http1::SendRequest<Upload>, ConnectError> {
@@ -385,12 +285,7 @@ impl Pool {
             .await
             .map_err(handshake_failed)?;
         run(task, open);
-        let streams = Rc::new(Streams {
-            open: Cell::new(0),
-            used: Cell::new(false),
-            ended: Cell::new(Instant::now()),
-        });
-        Ok(Multiplexed { sender, streams })
+        Ok(Multiplexed::new(sender))
     }
 
     async fn open_tcp(self: Rc<Self>) -> Result<(TcpStream, Open), ConnectError> {
