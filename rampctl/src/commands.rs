@@ -353,7 +353,7 @@ async fn force(
     let answer = client.answer(client.operator().override_backend(request).await)?;
     io.answer(output, &answer, |answer, _| {
         let set = answer.r#override.clone().unwrap_or_default();
-        let mode = set.mode().as_str_name().trim_start_matches("MODE_");
+        let mode = words::mode(set.mode());
         let until = words::clock(set.expire_time);
         let version = words::version(answer.version);
         format!(

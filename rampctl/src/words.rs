@@ -16,11 +16,8 @@ pub(crate) fn state(state: BreakerState) -> Word {
     }
 }
 
-pub(crate) fn mode(mode: Mode) -> Word {
-    match short(mode.as_str_name(), "MODE_") {
-        "ENFORCE" => Word::plain("ENFORCE"),
-        other => Word::new(other, Tone::Warn),
-    }
+pub(crate) fn mode(mode: Mode) -> &'static str {
+    short(mode.as_str_name(), "MODE_")
 }
 
 pub(crate) fn scope(scope: Scope, subject: &str) -> String {
@@ -199,6 +196,6 @@ mod tests {
         assert_eq!(reason(TripReason::SlowCallRate), "slow call rate");
         assert_eq!(scope(Scope::Pop, "fra1"), "POP fra1");
         assert_eq!(scope(Scope::Unspecified, ""), "-");
-        assert_eq!(mode(Mode::ForcedOpen), Word::new("FORCED_OPEN", Tone::Warn));
+        assert_eq!(mode(Mode::ForcedOpen), "FORCED_OPEN");
     }
 }

@@ -1,6 +1,6 @@
 //! Backends, a line each.
 
-use rampmeter_api::v1::{Backend, Traffic};
+use rampmeter_api::v1::{Backend, Mode, Override, Traffic};
 
 use crate::{
     style::{Tone, Word},
@@ -27,7 +27,7 @@ pub(crate) fn render(backends: &[Backend], eye: Eye) -> String {
         table.row([
             Word::plain(&backend.name),
             words::state(backend.state()),
-            words::mode(backend.mode()),
+            mode(backend),
             words::admission(backend.admission),
             words::ago(backend.state_time, eye.now).into(),
             words::rate(traffic.requests_per_second).into(),
@@ -38,6 +38,14 @@ pub(crate) fn render(backends: &[Backend], eye: Eye) -> String {
         ]);
     }
     table.render(eye.colour)
+}
+
+/// What an operator forces stands out.
+pub(crate) fn mode(backend: &Backend) -> Word {
+    match backend.mode() {
+        Mode::Enforce => Word::plain(words::mode(Mode::Enforce)),
+        other => Word::new(words::mode(other), Tone::Warn),
+    }
 }
 
 fn failing(traffic: &Traffic) -> Word {
@@ -71,10 +79,9 @@ pub(crate) fn note(backend: &Backend, eye: Eye) -> String {
     }
     if let Some(over) = &backend.r#override {
         let left = words::until(over.expire_time, eye.now).unwrap_or_default();
-        notes.push(format!(
-            "override by {} ends {left}: {}",
-            over.actor, over.reason
-        ));
+        let mode = words::mode(over.mode());
+        let Override { actor, reason, .. } = over;
+        notes.push(format!("{mode} by {actor}, ends {left}: {reason}"));
     }
     notes.join("; ")
 }

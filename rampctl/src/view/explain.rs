@@ -5,7 +5,11 @@ use rampmeter_api::v1::{Backend, Event, Evidence, ExplainBackendResponse, Policy
 use crate::{
     style::{Tone, Word},
     table::Table,
-    view::{Eye, backends::note, events},
+    view::{
+        Eye,
+        backends::{mode, note},
+        events,
+    },
     words,
 };
 
@@ -31,7 +35,7 @@ fn facts(answer: &ExplainBackendResponse, eye: Eye) -> Table {
     if let Some(backend) = &answer.backend {
         fact("state", words::state(backend.state()));
         fact("since", since(backend, eye).into());
-        fact("mode", words::mode(backend.mode()));
+        fact("mode", mode(backend));
         fact("admission", words::admission(backend.admission));
         fact("decision", words::version(backend.version).into());
         if backend.trips > 0 {

@@ -75,7 +75,8 @@ fn agents(fleet: &GetFleetResponse) -> Word {
 fn describe(replica: &Replica) -> String {
     let heard = words::wire_duration(replica.last_heard);
     let Replica { name, agents, .. } = replica;
-    format!("{name}, {agents} agents, heard {heard} ago")
+    let plural = if *agents == 1 { "" } else { "s" };
+    format!("{name}, {agents} agent{plural}, heard {heard} ago")
 }
 
 fn pops(pops: &[PopSummary]) -> Table {

@@ -200,7 +200,7 @@ fn backends_are_aligned_and_their_notes_say_the_rest() {
     BACKEND           STATE      MODE           ADMISSION  FOR    REQ/S  FAILING  REFUSED/S  P99   NOTE
     payments/us-east  OPEN       ENFORCE        0%         11s    1.1    100%     203        12ms  trial in 18s
     payments/us-west  HALF_OPEN  ENFORCE        0%         900ms  0      -        0          -     trial at fra1-a; 2 trials succeeded
-    search/eu-west    CLOSED     FORCED_CLOSED  99.4%      1d 2h  512    0.1%     0          80ms  iad1 OPEN 0%; override by ana ends in 9m: drill �[2J
+    search/eu-west    CLOSED     FORCED_CLOSED  99.4%      1d 2h  512    0.1%     0          80ms  iad1 OPEN 0%; FORCED_CLOSED by ana, ends in 9m: drill �[2J
     ");
 }
 
