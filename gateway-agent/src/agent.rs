@@ -211,6 +211,9 @@ fn prepare(
             Ok(Way::File { path, text })
         }
         Source::ControlPlane(addresses) => {
+            if addresses.is_empty() {
+                return Err(StartError::Config("no control plane is named".to_owned()));
+            }
             match state_dir {
                 Some(dir) => remember(control, dir),
                 None => tracing::info!(

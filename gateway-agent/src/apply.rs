@@ -88,6 +88,11 @@ impl Decisions {
         self.held.remove(backend);
     }
 
+    /// Forgets the others.
+    pub fn retain(&mut self, keep: impl Fn(&BackendName) -> bool) {
+        self.held.retain(|name, _| keep(name));
+    }
+
     /// What is held for a backend.
     pub fn get(&self, backend: &str) -> Option<&Held> {
         self.held.get(backend)
@@ -99,11 +104,6 @@ impl Decisions {
             .values()
             .map(|held| to_wire(&held.decision, now))
             .collect()
-    }
-
-    /// The newest version held, for metrics.
-    pub fn iter(&self) -> impl Iterator<Item = &Held> {
-        self.held.values()
     }
 }
 

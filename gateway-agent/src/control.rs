@@ -292,6 +292,12 @@ impl Control {
                 }
             }
         }
+        if message.complete {
+            let named = |name: &str| message.decisions.iter().any(|wire| wire.backend == name);
+            let backends = &self.backends;
+            self.decisions
+                .retain(|name| backends.contains_key(name) || named(name.as_str()));
+        }
         for removed in &message.removed {
             self.decisions.remove(removed);
             if let Ok(name) = BackendName::parse(removed) {
@@ -367,10 +373,15 @@ impl Control {
     /// One turn: reads the counts, moves local breakers, works out stances and
     /// sends what is due.
     pub fn turn(&mut self, now: Timestamp) {
-        for watched in self.backends.values_mut() {
-            watched.drain(now);
+        let mut turning = Vec::new();
+        for (name, watched) in &mut self.backends {
+            if watched.drain(now) || !watched.is_quiet() {
+                turning.push(name.clone());
+            }
         }
-        self.refresh_all(now);
+        for name in turning {
+            self.refresh(&name, now);
+        }
         self.flush(now);
     }
 
@@ -391,8 +402,7 @@ impl Control {
             valid_for: self.valid_for,
             now,
         };
-        let ended = watched.refresh(&context);
-        for (lease, outcome) in ended {
+        for (lease, outcome) in watched.refresh(&context) {
             self.result(name.as_str(), &lease.id, outcome);
         }
     }
@@ -412,9 +422,6 @@ impl Control {
     /// Sends trial results and reports as far as the stream takes them.
     fn flush(&mut self, now: Timestamp) {
         let Some(link) = &mut self.link else {
-            self.backends
-                .values_mut()
-                .for_each(|watched| watched.pending.expire(now));
             return;
         };
         while let Some(result) = self.results.front() {

@@ -212,6 +212,16 @@ impl CoreGate {
     /// Asks to send one request to `backend`. `idempotent`: it may be a trial
     /// without harm.
     pub fn admit(&self, backend: BackendIndex, idempotent: bool) -> Result<Permit, Refusal> {
+        self.admit_at(backend, idempotent, Instant::now())
+    }
+
+    /// [`admit`](Self::admit), at this moment.
+    pub(crate) fn admit_at(
+        &self,
+        backend: BackendIndex,
+        idempotent: bool,
+        started: Instant,
+    ) -> Result<Permit, Refusal> {
         let table = self.table.load();
         let backend = table.backend(backend);
         let cell = &backend.cells[self.core];
@@ -219,7 +229,6 @@ impl CoreGate {
         if idempotent {
             cell.recorder.count(Tally::IdempotentDemand);
         }
-        let started = Instant::now();
         let stance = cell.live.stance.load();
         let now = self.clock.at(started);
         let mut asked = self.ask(cell, &stance, now, idempotent);

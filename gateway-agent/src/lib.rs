@@ -51,4 +51,10 @@ mod watchdog;
 pub mod watched;
 
 #[cfg(test)]
+mod apply_tests;
+#[cfg(test)]
+mod control_tests;
+#[cfg(test)]
 mod proxy_tests;
+#[cfg(test)]
+mod stream_tests;

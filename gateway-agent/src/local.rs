@@ -78,6 +78,11 @@ impl Local {
         self.lease.as_ref()
     }
 
+    /// Nothing is due.
+    pub fn is_quiet(&self) -> bool {
+        !self.dirty && self.wake_at.is_none() && self.lease.is_none()
+    }
+
     /// Another policy from now on.
     pub fn set_policy(&mut self, policy: &BreakerPolicy) {
         self.policy = policy.clone();

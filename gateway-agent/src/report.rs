@@ -79,6 +79,7 @@ impl Pending {
             Some((last, counters)) if *last == index => counters.add(delta),
             _ => self.slots.push_back((index, *delta)),
         }
+        self.expire(now);
         self.max_retry_after = self.max_retry_after.max(retry_after);
         if is_bad(delta) {
             self.urgent = true;
@@ -108,7 +109,7 @@ impl Pending {
     }
 
     /// Drops what is too old to tell.
-    pub fn expire(&mut self, now: Timestamp) {
+    fn expire(&mut self, now: Timestamp) {
         while let Some((index, _)) = self.slots.front() {
             if now.since(start(*index)) <= MAX_AGE {
                 break;

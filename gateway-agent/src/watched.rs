@@ -22,7 +22,7 @@ use crate::{
     local::{Identity, Local, Moment},
     recorder::{Counters, Tally},
     report::{Gauges, Latencies, Pending, outcomes},
-    stance::{Inputs, Stance, ruling},
+    stance::{Inputs, Rule, Stance, ruling},
 };
 
 /// Changes of state kept for people: a round or two of a breaker.
@@ -126,12 +126,12 @@ impl Watched {
         self.backend.live.stance.load_full()
     }
 
-    /// Reads what the cores counted since the last time.
-    pub fn drain(&mut self, now: Timestamp) {
+    /// Reads what the cores counted since the last time, if anything.
+    pub fn drain(&mut self, now: Timestamp) -> bool {
         let read = total(&self.backend);
         let delta = read.since(&self.read);
         if delta.is_zero() {
-            return;
+            return false;
         }
         self.read = read;
         let cells = self.backend.cells.iter();
@@ -146,6 +146,13 @@ impl Watched {
         if counts.requests > 0 {
             self.local.record(now, counts);
         }
+        true
+    }
+
+    /// Nothing changes here unless requests or decisions come.
+    pub fn is_quiet(&self) -> bool {
+        let passes = self.backend.live.stance.load().rule == Rule::Pass;
+        passes && self.leases.is_empty() && self.local.is_quiet()
     }
 
     /// Takes a lease of the fleet, if the decision has a use for it.
