@@ -10,11 +10,22 @@ use crate::{
     read::At,
 };
 
+/// Most combinations of a route with a host and a method: each is looked up here,
+/// and an entry in every agent's router.
+const MAX_MATCHES: usize = 200_000;
+
 /// No two routes may match the same request equally well.
 pub(crate) fn check_routes(services: &Services<'_>) {
     let mut seen: HashMap<_, (&At<'_>, &ServiceName)> = HashMap::new();
     for (name, service) in services {
         for (at, route) in &service.routes {
+            if seen.len() > MAX_MATCHES {
+                at.error(format_args!(
+                    "too many routes: at most {MAX_MATCHES} combinations of a route with a host \
+                     and a method are allowed"
+                ));
+                return;
+            }
             let clash = match_keys(route).find_map(|key| match seen.get(&key) {
                 Some((first, owner)) if first.path != at.path => Some((*first, *owner)),
                 _ => {

@@ -247,6 +247,20 @@ fn ten_thousand_services_are_allowed_and_no_more() {
 }
 
 #[test]
+fn routes_that_multiply_without_end_are_refused() {
+    let list = |prefix: &str| {
+        let items: Vec<_> = (0..100).map(|n| format!("{prefix}{n}")).collect();
+        items.join(", ")
+    };
+    let (hosts, methods) = (list("h"), list("M"));
+    let routes: Vec<_> = (0..100)
+        .map(|n| format!("{{path: /{n}, hosts: [{hosts}], methods: [{methods}]}}"))
+        .collect();
+    let text = with("").replace("{path_prefix: /}", &routes.join(", "));
+    insta::assert_snapshot!(errors(&text), @"fleet.yaml:4: services.pay.routes[21]: too many routes: at most 200000 combinations of a route with a host and a method are allowed");
+}
+
+#[test]
 fn errors_past_the_first_thousand_are_counted_and_not_shown() {
     let keys: String = (0..1500).map(|n| format!("surprise{n}: 1\n")).collect();
     let message = errors(&keys);
