@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use bench::usage::{counter, cpu_time};
 use e2e::{Fleet, FleetFile, RedisServer, get};
 use rampmeter_demo::{backend::ScriptedBackend, load::Load};
@@ -38,7 +37,7 @@ struct Sample {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let redis = RedisServer::start().await?;
-    let backend = ScriptedBackend::start().await?;
+    let backend = ScriptedBackend::start(([127, 0, 0, 1], 0).into(), "pay").await?;
     let file = FleetFile::new(POPS, &["us-east"]).service("pay", &[("us-east", backend.address())]);
     let fleet = Fleet::start_with(&file, AGENTS_PER_POP, REPLICAS, &redis.url()).await?;
     println!(
@@ -81,8 +80,7 @@ async fn sample(fleet: &Fleet, redis: &RedisServer) -> anyhow::Result<Sample> {
     for agent in &fleet.agents {
         sample.agents += cpu_time(agent.process.id())?;
         let page = get(agent.admin, "/metrics").await?;
-        let page = String::from_utf8(page.body.to_vec()).context("metrics are text")?;
-        sample.report_bytes += counter(&page, "rampmeter_agent_report_bytes_total");
+        sample.report_bytes += counter(&page.body, "rampmeter_agent_report_bytes_total");
     }
     for replica in &fleet.control_planes {
         sample.control_planes += cpu_time(replica.process.id())?;
