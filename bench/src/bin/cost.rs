@@ -47,7 +47,11 @@ async fn main() -> anyhow::Result<()> {
     );
     println!(
         "{:>10}  {:>16}  {:>19}  {:>20}  {:>16}",
-        "requests/s", "CPU per agent", "reports per agent", "CPU of both replicas", "Redis commands/s"
+        "requests/s",
+        "CPU per agent",
+        "reports per agent",
+        "CPU of both replicas",
+        "Redis commands/s"
     );
     for rate in RATES {
         let load = (rate > 0.0).then(|| {
