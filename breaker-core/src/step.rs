@@ -155,20 +155,22 @@ impl Stepping<'_> {
 
     fn replace_override(&mut self, over: Option<Override>, expired: bool) {
         let before = self.next.state(self.policy, None);
+        let reason = over.as_ref().map(|_| TripReason::Override);
         let old = std::mem::replace(&mut self.next.over, over.clone());
         match (&old, over) {
             (_, Some(over)) => self.happened(Happening::OverrideSet(over)),
             (Some(old), None) => self.happened(Happening::OverrideEnded(old.clone(), expired)),
             (None, None) => return,
         }
-        let forced = |o: &Option<Override>| o.as_ref().is_some_and(|o| o.mode == Mode::ForcedOpen);
         // Nobody knows how the backend is after it was held open: ask it.
-        if let (Some(old), true) = (&old, forced(&old) && !forced(&self.next.over)) {
+        let forced_open = |over: &Override| over.mode == Mode::ForcedOpen;
+        if let Some(old) = old.filter(forced_open)
+            && !self.next.over.as_ref().is_some_and(forced_open)
+        {
             self.half_open_after_forced(old.created);
         }
         let after = self.next.state(self.policy, None);
         if before != after {
-            let reason = (after == StateName::Open).then_some(TripReason::Override);
             self.transition(None, before, after, reason, None);
         }
     }
