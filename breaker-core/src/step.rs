@@ -175,10 +175,16 @@ impl Stepping<'_> {
         }
     }
 
+    /// Trials of POPs that are still out become the fleet's.
     fn half_open_after_forced(&mut self, created: Timestamp) {
         if let Circuit::Closed { trips, .. } = self.next.fleet {
+            let out = self
+                .next
+                .circuits()
+                .flat_map(|(_, circuit)| circuit.leases());
+            let out = out.cloned().collect();
             self.next.pops.clear();
-            self.next.fleet = half_open(self.now, trips, self.now.since(created));
+            self.next.fleet = half_open(self.now, trips, self.now.since(created), out);
         }
     }
 
@@ -353,6 +359,7 @@ impl Stepping<'_> {
                 self.count_served(pop, verdict);
             }
             Some(Circuit::Open { until, .. }) if now < *until => {}
+            Some(Circuit::HalfOpen { leases, .. }) if !leases.is_empty() => {}
             Some(Circuit::Open { .. } | Circuit::HalfOpen { .. }) if shadow => {
                 // All traffic flows in SHADOW, so that it answers for the trials.
                 if bad_lately(verdict, self.policy) {
@@ -362,7 +369,7 @@ impl Stepping<'_> {
                 }
             }
             Some(Circuit::Open { since, trips, .. }) => {
-                let half_open = half_open(now, *trips, now.since(*since));
+                let half_open = half_open(now, *trips, now.since(*since), Vec::new());
                 self.enter(pop, half_open, None, None);
             }
             Some(Circuit::HalfOpen { .. }) => {}
@@ -433,11 +440,11 @@ impl Stepping<'_> {
         let trips = self.next.circuit(pop).map_or(0, Circuit::trips);
         let mut until = self.now + opening.duration(self.policy, trips);
         // Trials that are still out must have ended before the next round.
-        for circuit in self.next.circuits().map(|(_, c)| c) {
-            if let Circuit::HalfOpen { leases, .. } = circuit {
-                until = leases.iter().map(|l| l.expires).fold(until, Timestamp::max);
-            }
-        }
+        let out = self
+            .next
+            .circuits()
+            .flat_map(|(_, circuit)| circuit.leases());
+        until = out.map(|lease| lease.expires).fold(until, Timestamp::max);
         if pop.is_none() {
             self.next.pops.clear();
         }
@@ -527,14 +534,14 @@ impl Stepping<'_> {
     }
 }
 
-fn half_open(now: Timestamp, trips: u32, last_open: Duration) -> Circuit {
+fn half_open(now: Timestamp, trips: u32, last_open: Duration, leases: Vec<TrialLease>) -> Circuit {
     Circuit::HalfOpen {
         since: now,
         trips,
         last_open,
         successes: 0,
-        leases: Vec::new(),
-        tried: Vec::new(),
+        tried: leases.iter().map(|lease| lease.agent.clone()).collect(),
+        leases,
     }
 }
 

@@ -4,6 +4,8 @@
 //! the printed lines anew, and then read them: `UPDATE_TRACES=1 cargo test -p
 //! breaker-core --test traces`.
 
+#![allow(clippy::unwrap_used)] // A test may panic.
+
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration};
 
 use breaker_core::{
