@@ -169,7 +169,7 @@ impl World {
     fn grant(&mut self, agents: &str, id: &str, now: Timestamp) -> String {
         let candidates: Vec<TrialCandidate> = agents
             .split(',')
-            .map(|name| named(name))
+            .map(named)
             .map(|(pop, agent)| TrialCandidate {
                 agent,
                 pop,
