@@ -336,8 +336,10 @@ pub(in crate::store) async fn what_agents_hold_from_this_history_starts_a_new_ep
         revision: version.revision + 3,
         ..version
     };
+    let mut hints = store.hints();
     let reply = sync(&*store, holds(vec![held(lost, 4)])).await;
 
+    wait_for(&mut hints, &Hint::Everything).await;
     let state = &reply.backends[0];
     assert!(state.epoch > version.epoch);
     assert!(state.version > Some(lost));

@@ -106,7 +106,7 @@ async fn every_call_ends_in_time_while_the_server_is_frozen() {
 }
 
 #[tokio::test]
-async fn one_late_answer_does_not_cost_the_connection() {
+async fn late_answers_now_and_then_do_not_cost_the_connection() {
     let server = RedisServer::start(&[]);
     let store = join(&server, "a").await;
     let connections = |server: &RedisServer| {
@@ -119,11 +119,14 @@ async fn one_late_answer_does_not_cost_the_connection() {
     };
     comes_back(&store).await;
     let before = connections(&server);
-    server.freeze();
-    fails_in_time(&store).await;
-    server.thaw();
-    comes_back(&store).await;
-    assert_eq!(connections(&server), before + 1, "only this test's own");
+    for _ in 0..2 {
+        server.freeze();
+        fails_in_time(&store).await;
+        server.thaw();
+        let _: String = server.run(&["PING"]);
+        comes_back(&store).await;
+    }
+    assert_eq!(connections(&server), before + 3, "only this test's own");
 }
 
 /// Forwards to `port`. Connections made while `stalled` are forwarded; older
