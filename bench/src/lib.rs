@@ -1,4 +1,1 @@
-//! What Rampmeter costs, measured. docs/benchmarks.md says how to run these and
-//! keeps what they printed.
-
-pub mod usage;
+//! bench.

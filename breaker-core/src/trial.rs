@@ -33,7 +33,10 @@ impl Breaker {
 
 impl Circuit {
     fn outstanding(&self, now: Timestamp) -> usize {
-        self.leases().iter().filter(|l| l.expires > now).count()
+        match self {
+            Self::HalfOpen { leases, .. } => leases.iter().filter(|l| l.expires > now).count(),
+            Self::Closed { .. } | Self::Open { .. } => 0,
+        }
     }
 
     /// Another trial would help: never more are out than successes are missing,

@@ -4,6 +4,7 @@
 pub mod backend;
 pub mod cli;
 pub mod fleet;
+pub mod http;
 pub mod load;
 pub mod local;
 pub mod patience;

@@ -100,9 +100,9 @@ fn comparison(figures: &Figures, alone: &Cost) -> String {
             alone.reached.to_string(),
         ),
         row(
-            "from the first of them to the last",
-            human(figures.cost.spread),
-            human(alone.spread),
+            "from the onset to the last agent's opening",
+            human(figures.cost.open_after),
+            human(alone.open_after),
         ),
         row(
             "trials in the first half-open round",
@@ -134,19 +134,19 @@ fn json(stage: &Stage, figures: &Figures, alone: &Cost, checks: &[Check]) -> Val
         "checks": checks.iter().map(Check::json).collect::<Vec<_>>(),
         "fleet": {
             "reached": figures.cost.reached,
-            "spread_ms": ms(figures.cost.spread),
+            "all_open_after_ms": ms(figures.cost.open_after),
             "rounds": figures.rounds,
             "trials": figures.trials,
             "clients_failed": figures.failed,
             "clients_refused": figures.refusals,
-            "refusal_wait_p95_ms": ms(figures.refusal_wait),
+            "refusal_wait_p50_ms": ms(figures.refusal_wait),
             "heal_to_closed_ms": ms(figures.heal_to_closed),
             "heal_to_full_ms": ms(figures.heal_to_full),
             "ramp_excess": figures.ramp_excess,
         },
         "local_breakers_only": {
             "reached": alone.reached,
-            "spread_ms": ms(alone.spread),
+            "all_open_after_ms": ms(alone.open_after),
             "trials": alone.trials,
         },
         "timeline": timeline.collect::<Vec<_>>(),
@@ -160,10 +160,10 @@ async fn keep(stage: Stage) -> anyhow::Result<()> {
         "\n  control plane   {control_plane} (gRPC), http://{} (metrics)",
         stage.fleet.http
     );
-    for agent in &stage.fleet.agents {
+    for agent in stage.fleet.agents.iter() {
         println!(
             "  {:<15} http://{} (admin http://{})",
-            agent.name, agent.address, agent.admin
+            agent.id, agent.listen, agent.admin
         );
     }
     let grpcurl = |call: &str| format!("  grpcurl -plaintext {call}");

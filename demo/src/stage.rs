@@ -64,11 +64,11 @@ impl Stage {
         let heard = listen(api.clone()).await?;
         view.tell(format!(
             "a control plane, {} agents in {} POPs, {} backends: all on this machine, over real sockets",
-            fleet.agents.len(),
+            fleet.agents.iter().count(),
             scene::POPS.len(),
             3
         ));
-        let addresses = fleet.addresses();
+        let addresses = fleet.agents.addresses();
         Ok(Self {
             view,
             payments: scene::load(&addresses, "payments", PAYMENTS_RATE, 1).start(),

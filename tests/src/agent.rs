@@ -165,12 +165,11 @@ pub async fn applied_version(admin: SocketAddr, backend: &str) -> anyhow::Result
     let backends = state["backends"].as_array().context("no backends")?;
     let found = backends
         .iter()
-        .find(|candidate| candidate["backend"] == backend);
-    let found = found.with_context(|| format!("no {backend} in {state}"))?;
+        .find(|candidate| candidate["name"] == backend);
+    let decision = &found.with_context(|| format!("no {backend} in {state}"))?["decision"];
     let number = |key: &str| {
-        found[key]
-            .as_u64()
-            .with_context(|| format!("no {key} in {found}"))
+        let value = decision[key].as_u64();
+        value.with_context(|| format!("no {key} in {backend}'s decision {decision}"))
     };
     Ok((number("epoch")?, number("revision")?))
 }

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use e2e::{AgentStart, Fleet, FleetFile, eventually, settled};
-use rampmeter_api::v1::BreakerState;
+use gateway_agent::{memory::DECISIONS, state_dir::StateDir};
+use rampmeter_api::v1::{self, BreakerState};
 use rampmeter_demo::{
     backend::{Behaviour, ScriptedBackend},
     load::{Load, Record},
@@ -39,6 +40,15 @@ async fn an_agent_starts_from_its_state_directory_while_the_control_plane_is_awa
                 .header("x-rampmeter")
                 .contains("reason="),
         )
+    })
+    .await;
+    let dir = StateDir::open(&agent.start.state_dir).expect("its state directory");
+    eventually("the decision is on disk", SOON, || async {
+        let saved = dir.load::<v1::Decisions>(DECISIONS)?.message.decisions;
+        let dead = saved
+            .iter()
+            .find(|decision| decision.backend == "dead/us-east")?;
+        settled(dead.fleet.as_ref()?.state() == BreakerState::Open)
     })
     .await;
     let held = agent.version("dead/us-east").await.expect("a version");

@@ -305,9 +305,14 @@ async fn a_second_agent_of_the_same_id_is_refused_and_the_first_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn absurd_reports_are_cut_and_counted_and_convict_nobody() {
-    let (fleet, _backend) = fleet().await;
+    let (fleet, backend) = fleet().await;
     let replica = &fleet.control_planes[0];
     let api = replica.api().await.expect("a replica");
+    let traffic = fleet.load("pay", 100.0).start();
+    eventually("calm", SOON, || async {
+        settled(backend.receipts().count() >= 200)
+    })
+    .await;
     let (requests, to_send) = mpsc::channel(64);
     let hello = Hello {
         agent: "liar".into(),
@@ -372,6 +377,7 @@ async fn absurd_reports_are_cut_and_counted_and_convict_nobody() {
         (count >= 1.0).then_some(count)
     })
     .await;
+    drop(traffic);
     println!("{counted} reports of unknown backends");
     assert_eq!(
         api.breaker("pay/us-east").await.expect("a state"),

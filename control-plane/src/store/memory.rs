@@ -106,14 +106,13 @@ impl MemoryStore {
 }
 
 impl State {
-    /// Takes over what an agent holds, if nothing newer is known. Says what
-    /// changed by it.
-    fn adopt(&mut self, name: &BackendName, mut held: Record) -> Option<Hint> {
+    /// Takes over what an agent holds, if nothing newer is known. True if so.
+    fn adopt(&mut self, name: &BackendName, mut held: Record) -> bool {
         let version = held.breaker.version;
         let current = self.records.get(name).map(|k| k.record.breaker.version);
         let behind = version.epoch >= self.epoch && Some(version) > current;
         if !plausible(version) {
-            return None;
+            return false;
         }
         if behind {
             self.start_epoch(version.epoch + 1);
@@ -123,7 +122,7 @@ impl State {
             Some(kept) if kept.origin.is_some_and(|origin| version > origin) => version
                 .revision
                 .max(kept.record.breaker.version.revision + 1),
-            Some(_) => return None,
+            Some(_) => return behind,
         };
         let origin = Some(version);
         held.breaker.version = self.version(revision);
@@ -133,11 +132,7 @@ impl State {
             origin,
         };
         self.records.insert(name.clone(), kept);
-        Some(if behind {
-            Hint::Everything
-        } else {
-            Hint::Backend(name.clone())
-        })
+        true
     }
 
     fn start_epoch(&mut self, epoch: u64) {
@@ -192,8 +187,8 @@ impl Store for MemoryStore {
             let now = self.now();
             let mut names: BTreeSet<_> = request.read.into_iter().collect();
             for (name, held) in request.held {
-                if let Some(hint) = state.adopt(&name, held) {
-                    self.hint(hint);
+                if state.adopt(&name, held) {
+                    self.hint(Hint::Backend(name.clone()));
                 }
                 names.insert(name);
             }

@@ -1,4 +1,4 @@
-//! One HTTP request, for tests that look at a single answer.
+//! One HTTP request, for whoever looks at a single answer.
 
 use std::{net::SocketAddr, time::Duration};
 
