@@ -365,6 +365,14 @@ impl Circuit {
         }
     }
 
+    /// Leases that were granted and have not ended.
+    pub fn leases(&self) -> &[TrialLease] {
+        match self {
+            Self::HalfOpen { leases, .. } => leases,
+            Self::Closed { .. } | Self::Open { .. } => &[],
+        }
+    }
+
     /// When it changes next by time alone: the end of the ramp, of the open
     /// period, or of the first lease.
     pub fn changes_at(&self) -> Option<Timestamp> {

@@ -1,6 +1,8 @@
 //! Windowed quickest detection: Page's CUSUM written as a scan over every
 //! possible onset, so that it is a pure function of the window.
 
+use std::cmp::Ordering;
+
 use crate::{
     ids::{AgentId, PopId},
     policy::BreakerPolicy,
@@ -110,6 +112,14 @@ pub struct Score {
     pub bad: u64,
     /// Score, rate and volume all reached their thresholds.
     pub failing: bool,
+}
+
+impl Score {
+    /// What fails is stronger than what does not; then more nats are.
+    pub fn cmp_strength(&self, other: &Self) -> Ordering {
+        let failing = self.failing.cmp(&other.failing);
+        failing.then(self.nats.total_cmp(&other.nats))
+    }
 }
 
 /// Score from which on evidence leans towards failing: about one failure and no
@@ -222,14 +232,15 @@ impl Rule {
             let failing = nats >= bar.0
                 && bad as f64 >= self.intolerable * requests as f64
                 && requests >= bar.1;
-            if (failing, nats) > (best.failing, best.nats) {
-                best = Score {
-                    nats,
-                    onset: slot_start(index),
-                    requests,
-                    bad,
-                    failing,
-                };
+            let this = Score {
+                nats,
+                onset: slot_start(index),
+                requests,
+                bad,
+                failing,
+            };
+            if this.cmp_strength(&best).is_gt() {
+                best = this;
             }
         }
         best

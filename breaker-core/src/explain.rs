@@ -7,7 +7,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use crate::{
     breaker::{Breaker, Circuit, Happening, StateName, TrialOutcome},
-    evidence::{CONFIRM_SCORE, CONVICT_SCORE, Evidence, Score, TripReason},
+    evidence::{CONFIRM_SCORE, CONVICT_SCORE, Evidence, PopEvidence, Score, TripReason},
     ids::PopId,
     policy::{BreakerPolicy, Mode},
     time::Timestamp,
@@ -22,11 +22,12 @@ pub fn breaker(
     now: Timestamp,
 ) -> String {
     let mut text = mode(breaker, policy, now);
-    let _ = write!(
-        text,
-        "The fleet is {}.",
-        circuit(&breaker.fleet, policy, now)
-    );
+    let held = match breaker.mode(policy) {
+        Mode::Enforce | Mode::Shadow => "The fleet is",
+        Mode::ForcedOpen | Mode::ForcedClosed | Mode::Disabled => "Otherwise the fleet would be",
+    };
+    let fleet = circuit(&breaker.fleet, policy, now);
+    let _ = write!(text, "{held} {fleet}.");
     for (pop, own) in &breaker.pops {
         let _ = write!(text, " POP {pop} is {}.", circuit(own, policy, now));
     }
@@ -147,13 +148,15 @@ pub fn evidence(evidence: &Evidence, now: Timestamp) -> String {
             score.nats, evidence.pops_failing, evidence.pops_active, evidence.pops_needed,
         )
     };
-    for pop in evidence.pops.iter().filter(|pop| pop.failing) {
-        let figures = seen(evidence.rule, &pop.score, now);
-        let _ = write!(text, "; POP {} fails by itself", pop.pop);
-        let _ = match &pop.left_out {
-            Some(agent) => write!(text, " (without agent {agent}, {figures})"),
-            None => write!(text, " ({figures})"),
-        };
+    if evidence.pops_failing < evidence.pops_needed {
+        for pop in evidence.pops.iter().filter(|pop| pop.failing) {
+            let _ = write!(
+                text,
+                "; POP {} fails by itself: {}",
+                pop.pop,
+                pop_alone(evidence.rule, pop, now)
+            );
+        }
     }
     for suspect in &evidence.suspects {
         let _ = write!(
@@ -165,6 +168,16 @@ pub fn evidence(evidence: &Evidence, now: Timestamp) -> String {
         );
     }
     text
+}
+
+/// Why one POP was opened for itself.
+fn pop_alone(rule: TripReason, pop: &PopEvidence, now: Timestamp) -> String {
+    let figures = seen(rule, &pop.score, now);
+    let without = match &pop.left_out {
+        Some(agent) => format!(", even without agent {agent}"),
+        None => String::new(),
+    };
+    format!("{figures} there{without}")
 }
 
 /// "23 of 24 requests failed in the last 1.2 s".
@@ -199,11 +212,12 @@ pub fn happening(happening: &Happening, now: Timestamp) -> String {
                 name(*from),
                 name(*to)
             );
-            if let Some(why) = cause(*reason, evidence.as_ref(), now) {
+            if let Some(why) = cause(pop.as_ref(), *reason, evidence.as_ref(), now) {
                 let _ = write!(text, ": {why}");
             }
             if let Some(next) = next {
-                let _ = write!(text, "; {} in {}", what_next(*to), span(now.until(*next)));
+                let what = what_next(*to, *reason);
+                let _ = write!(text, "; {what} in {}", span(now.until(*next)));
             }
             text
         }
@@ -268,21 +282,32 @@ pub fn happening(happening: &Happening, now: Timestamp) -> String {
     }
 }
 
-fn cause(reason: Option<TripReason>, figures: Option<&Evidence>, now: Timestamp) -> Option<String> {
+fn cause(
+    pop: Option<&PopId>,
+    reason: Option<TripReason>,
+    figures: Option<&Evidence>,
+    now: Timestamp,
+) -> Option<String> {
     match reason? {
         TripReason::TrialFailed => Some("a trial failed".to_owned()),
         TripReason::Override => Some("an operator's override".to_owned()),
         TripReason::FailureRate | TripReason::OverloadRate | TripReason::SlowCallRate => {
-            figures.map(|figures| evidence(figures, now))
+            let own =
+                |figures: &Evidence| figures.pops.iter().find(|p| Some(&p.pop) == pop).cloned();
+            figures.map(|figures| match own(figures) {
+                Some(own) => pop_alone(figures.rule, &own, now),
+                None => evidence(figures, now),
+            })
         }
     }
 }
 
-const fn what_next(state: StateName) -> &'static str {
-    match state {
-        StateName::Closed => "full admission",
-        StateName::Open => "the first trial",
-        StateName::HalfOpen => "the next look",
+const fn what_next(state: StateName, reason: Option<TripReason>) -> &'static str {
+    match (state, reason) {
+        (_, Some(TripReason::Override)) => "the override ends",
+        (StateName::Closed, _) => "full admission",
+        (StateName::Open, _) => "the first trial",
+        (StateName::HalfOpen, _) => "the next look",
     }
 }
 

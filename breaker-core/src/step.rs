@@ -155,28 +155,36 @@ impl Stepping<'_> {
 
     fn replace_override(&mut self, over: Option<Override>, expired: bool) {
         let before = self.next.state(self.policy, None);
+        let reason = over.as_ref().map(|_| TripReason::Override);
         let old = std::mem::replace(&mut self.next.over, over.clone());
         match (&old, over) {
             (_, Some(over)) => self.happened(Happening::OverrideSet(over)),
             (Some(old), None) => self.happened(Happening::OverrideEnded(old.clone(), expired)),
             (None, None) => return,
         }
-        let forced = |o: &Option<Override>| o.as_ref().is_some_and(|o| o.mode == Mode::ForcedOpen);
         // Nobody knows how the backend is after it was held open: ask it.
-        if let (Some(old), true) = (&old, forced(&old) && !forced(&self.next.over)) {
+        let forced_open = |over: &Override| over.mode == Mode::ForcedOpen;
+        if let Some(old) = old.filter(forced_open)
+            && !self.next.over.as_ref().is_some_and(forced_open)
+        {
             self.half_open_after_forced(old.created);
         }
         let after = self.next.state(self.policy, None);
         if before != after {
-            let reason = (after == StateName::Open).then_some(TripReason::Override);
             self.transition(None, before, after, reason, None);
         }
     }
 
+    /// Trials of POPs that are still out become the fleet's.
     fn half_open_after_forced(&mut self, created: Timestamp) {
         if let Circuit::Closed { trips, .. } = self.next.fleet {
+            let out = self
+                .next
+                .circuits()
+                .flat_map(|(_, circuit)| circuit.leases());
+            let out = out.cloned().collect();
             self.next.pops.clear();
-            self.next.fleet = half_open(self.now, trips, self.now.since(created));
+            self.next.fleet = half_open(self.now, trips, self.now.since(created), out);
         }
     }
 
@@ -351,6 +359,7 @@ impl Stepping<'_> {
                 self.count_served(pop, verdict);
             }
             Some(Circuit::Open { until, .. }) if now < *until => {}
+            Some(Circuit::HalfOpen { leases, .. }) if !leases.is_empty() => {}
             Some(Circuit::Open { .. } | Circuit::HalfOpen { .. }) if shadow => {
                 // All traffic flows in SHADOW, so that it answers for the trials.
                 if bad_lately(verdict, self.policy) {
@@ -360,7 +369,7 @@ impl Stepping<'_> {
                 }
             }
             Some(Circuit::Open { since, trips, .. }) => {
-                let half_open = half_open(now, *trips, now.since(*since));
+                let half_open = half_open(now, *trips, now.since(*since), Vec::new());
                 self.enter(pop, half_open, None, None);
             }
             Some(Circuit::HalfOpen { .. }) => {}
@@ -431,11 +440,11 @@ impl Stepping<'_> {
         let trips = self.next.circuit(pop).map_or(0, Circuit::trips);
         let mut until = self.now + opening.duration(self.policy, trips);
         // Trials that are still out must have ended before the next round.
-        for circuit in self.next.circuits().map(|(_, c)| c) {
-            if let Circuit::HalfOpen { leases, .. } = circuit {
-                until = leases.iter().map(|l| l.expires).fold(until, Timestamp::max);
-            }
-        }
+        let out = self
+            .next
+            .circuits()
+            .flat_map(|(_, circuit)| circuit.leases());
+        until = out.map(|lease| lease.expires).fold(until, Timestamp::max);
         if pop.is_none() {
             self.next.pops.clear();
         }
@@ -525,14 +534,14 @@ impl Stepping<'_> {
     }
 }
 
-fn half_open(now: Timestamp, trips: u32, last_open: Duration) -> Circuit {
+fn half_open(now: Timestamp, trips: u32, last_open: Duration, leases: Vec<TrialLease>) -> Circuit {
     Circuit::HalfOpen {
         since: now,
         trips,
         last_open,
         successes: 0,
-        leases: Vec::new(),
-        tried: Vec::new(),
+        tried: leases.iter().map(|lease| lease.agent.clone()).collect(),
+        leases,
     }
 }
 

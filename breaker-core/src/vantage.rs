@@ -64,7 +64,7 @@ impl PopView {
         }
         let mut accused: Vec<(&AgentId, &Window)> = Rule::all(policy, baseline)
             .iter()
-            .filter_map(|rule| worst_by(rule, &agents, since))
+            .filter_map(|rule| worst_by(rule, &view.total, &agents, since))
             .collect();
         accused.sort_by_key(|(agent, _)| *agent);
         accused.dedup_by_key(|(agent, _)| *agent);
@@ -96,20 +96,26 @@ impl PopView {
     }
 }
 
-/// The agent with the strongest evidence of its own; the first by name of equals.
+/// The agent whose loss weakens the case most; of equals the one that accuses
+/// most, then the first by name.
 fn worst_by<'a>(
     rule: &Rule,
+    total: &Window,
     agents: &[(&'a AgentId, &'a Window)],
     since: Timestamp,
 ) -> Option<(&'a AgentId, &'a Window)> {
     agents
         .iter()
         .map(|(agent, window)| (rule.score(window, since), *agent, *window))
-        .filter(|(score, ..)| score.bad > 0)
-        .max_by(|(a, a_name, _), (b, b_name, _)| {
-            a.nats.total_cmp(&b.nats).then_with(|| b_name.cmp(a_name))
+        .filter(|(own, ..)| own.bad > 0)
+        .map(|(own, agent, window)| (rule.score_without(total, window, since), own, agent, window))
+        .min_by(|(left_a, own_a, a, _), (left_b, own_b, b, _)| {
+            left_a
+                .cmp_strength(left_b)
+                .then(own_b.cmp_strength(own_a))
+                .then(a.cmp(b))
         })
-        .map(|(_, agent, window)| (agent, window))
+        .map(|(_, _, agent, window)| (agent, window))
 }
 
 /// What is known of one backend.
@@ -168,24 +174,27 @@ pub fn judge(
     now: Timestamp,
 ) -> Verdict {
     let since = since.max(now - policy.window);
-    // The rule that convicts most decides; of equals the first, unless none
-    // convicts: then the one with the strongest evidence is shown.
+    // The rule that convicts most decides; of equals the first.
     Rule::all(policy, view.baseline)
         .iter()
-        .map(|rule| judge_by(rule, view, policy, since, now))
-        .reduce(|a, b| if b.weight() > a.weight() { b } else { a })
+        .map(|rule| (rule, judge_by(rule, view, policy, since, now)))
+        .reduce(|a, b| if weight(&b) > weight(&a) { b } else { a })
+        .map(|(_, verdict)| verdict)
         .expect("failures and overloads are always judged")
 }
 
-impl Verdict {
-    fn weight(&self) -> (bool, bool, usize, f64) {
-        let nats = if self.fleet || self.thin || !self.pops.is_empty() {
-            0.0
-        } else {
-            self.evidence.overall.nats
-        };
-        (self.fleet, self.thin, self.pops.len(), nats)
-    }
+fn weight((rule, verdict): &(&Rule, Verdict)) -> (bool, bool, usize, usize, bool) {
+    let Evidence {
+        suspects, overall, ..
+    } = &verdict.evidence;
+    let leans = overall.nats >= rule.lean();
+    (
+        verdict.fleet,
+        verdict.thin,
+        verdict.pops.len(),
+        suspects.len(),
+        leans,
+    )
 }
 
 fn judge_by(
@@ -236,10 +245,8 @@ fn judge_by(
     let failing = pops.iter().filter(|p| p.failing && !fleet);
     let failing = failing.map(|p| p.pop.clone()).collect();
     pops.sort_by(|a, b| {
-        (b.failing, b.score.nats)
-            .partial_cmp(&(a.failing, a.score.nats))
-            .expect("scores are finite")
-            .then_with(|| a.pop.cmp(&b.pop))
+        let order = b.score.cmp_strength(&a.score);
+        order.then_with(|| a.pop.cmp(&b.pop))
     });
     Verdict {
         fleet,
@@ -279,11 +286,7 @@ impl<'a> PopJudged<'a> {
             .worst
             .iter()
             .map(|w| (rule.score_without(&view.total, &w.window, since), w))
-            .min_by(|(a, _), (b, _)| {
-                (a.failing, a.nats)
-                    .partial_cmp(&(b.failing, b.nats))
-                    .expect("scores are finite")
-            });
+            .min_by(|(a, _), (b, _)| a.cmp_strength(b));
         // Where only one agent has traffic, its evidence is all there is.
         let (score, left_out) = match worst {
             Some((without, w)) if others(w) > 0 => (without, Some(w)),
@@ -335,11 +338,5 @@ fn coverage(view: &FleetView) -> f64 {
 
 /// The score that is left when the worst witness is left out.
 fn weakest(scores: impl Iterator<Item = Score>) -> Score {
-    scores
-        .min_by(|a, b| {
-            (a.failing, a.nats)
-                .partial_cmp(&(b.failing, b.nats))
-                .expect("scores are finite")
-        })
-        .unwrap_or_default()
+    scores.min_by(Score::cmp_strength).unwrap_or_default()
 }

@@ -98,14 +98,14 @@ impl Agent {
 
 impl World {
     pub(super) fn request(&mut self, index: usize) {
-        let (now, policy) = (self.time(), self.setup.policy.clone());
+        let (now, policy) = (self.time(), &self.setup.policy);
         let agent = &mut self.agents[index];
         if !agent.up {
             return;
         }
         agent.demand += 1;
-        let admission = agent.admission(&policy, now);
-        let lease = agent.take_lease(&policy, now);
+        let admission = agent.admission(policy, now);
+        let lease = agent.take_lease(policy, now);
         let (life, trial) = (agent.life, lease.map(|lease| lease.id));
         if trial.is_none() && !self.rng.chance(admission) {
             return;
@@ -167,11 +167,11 @@ impl World {
     }
 
     pub(super) fn report_if_due(&mut self, index: usize) {
-        let (now, policy) = (self.now, self.setup.policy.clone());
+        let (now, policy) = (self.now, &self.setup.policy);
         let time = self.time();
         let agent = &mut self.agents[index];
         let since = now - agent.last_report;
-        let hot = now < agent.hot_until || agent.admission(&policy, time) < 1.0;
+        let hot = now < agent.hot_until || agent.admission(policy, time) < 1.0;
         let interval = if hot { HOT } else { CALM };
         let expedited = || agent.urgent && since >= CLOSEST;
         let due = since >= interval || (expedited() && agent.spend_token(now));

@@ -111,6 +111,32 @@ pub enum Event {
     },
 }
 
+/// Earliest first, then in the order of scheduling.
+struct Scheduled {
+    order: Reverse<(Micros, u64)>,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.order.cmp(&other.order)
+    }
+}
+
 #[derive(Clone)]
 pub enum ToReplica {
     Report(Report),
@@ -135,8 +161,7 @@ pub struct World {
     pub setup: Setup,
     pub now: Micros,
     pub rng: Rng,
-    queue: BinaryHeap<Reverse<(Micros, u64)>>,
-    events: BTreeMap<u64, Event>,
+    queue: BinaryHeap<Scheduled>,
     scheduled: u64,
     pub agents: Vec<Agent>,
     pub replicas: Vec<Replica>,
@@ -167,7 +192,6 @@ impl World {
             now: 0,
             rng,
             queue: BinaryHeap::new(),
-            events: BTreeMap::new(),
             scheduled: 0,
             agents,
             replicas,
@@ -195,8 +219,10 @@ impl World {
 
     pub fn after(&mut self, delay: Micros, event: Event) {
         self.scheduled += 1;
-        self.queue.push(Reverse((self.now + delay, self.scheduled)));
-        self.events.insert(self.scheduled, event);
+        self.queue.push(Scheduled {
+            order: Reverse((self.now + delay, self.scheduled)),
+            event,
+        });
     }
 
     /// Sends over the network: late, perhaps twice, perhaps never.
@@ -221,14 +247,14 @@ impl World {
 
     /// Runs until `end` or until `go_on` says no after an event.
     pub fn run_while(&mut self, end: Micros, go_on: impl Fn(&Self) -> bool) {
-        while let Some(Reverse((at, id))) = self.queue.peek().copied() {
+        while let Some(next) = self.queue.pop() {
+            let Reverse((at, _)) = next.order;
             if at > end {
+                self.queue.push(next);
                 break;
             }
-            self.queue.pop();
             self.now = at;
-            let event = self.events.remove(&id).expect("scheduled once");
-            self.handle(event);
+            self.handle(next.event);
             if !go_on(self) {
                 return;
             }

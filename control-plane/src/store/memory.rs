@@ -106,13 +106,14 @@ impl MemoryStore {
 }
 
 impl State {
-    /// Takes over what an agent holds, if nothing newer is known. True if so.
-    fn adopt(&mut self, name: &BackendName, mut held: Record) -> bool {
+    /// Takes over what an agent holds, if nothing newer is known. Says what
+    /// changed by it.
+    fn adopt(&mut self, name: &BackendName, mut held: Record) -> Option<Hint> {
         let version = held.breaker.version;
         let current = self.records.get(name).map(|k| k.record.breaker.version);
         let behind = version.epoch >= self.epoch && Some(version) > current;
         if !plausible(version) {
-            return false;
+            return None;
         }
         if behind {
             self.start_epoch(version.epoch + 1);
@@ -122,7 +123,7 @@ impl State {
             Some(kept) if kept.origin.is_some_and(|origin| version > origin) => version
                 .revision
                 .max(kept.record.breaker.version.revision + 1),
-            Some(_) => return behind,
+            Some(_) => return None,
         };
         let origin = Some(version);
         held.breaker.version = self.version(revision);
@@ -132,7 +133,11 @@ impl State {
             origin,
         };
         self.records.insert(name.clone(), kept);
-        true
+        Some(if behind {
+            Hint::Everything
+        } else {
+            Hint::Backend(name.clone())
+        })
     }
 
     fn start_epoch(&mut self, epoch: u64) {
@@ -187,8 +192,8 @@ impl Store for MemoryStore {
             let now = self.now();
             let mut names: BTreeSet<_> = request.read.into_iter().collect();
             for (name, held) in request.held {
-                if state.adopt(&name, held) {
-                    self.hint(Hint::Backend(name.clone()));
+                if let Some(hint) = state.adopt(&name, held) {
+                    self.hint(hint);
                 }
                 names.insert(name);
             }

@@ -13,7 +13,7 @@
 //! * the version of a backend never decreases, whatever happens to the store;
 //! * among commits on the same version one wins, the others get its record;
 //! * every call ends within [`CALL_LIMIT`], and fails fast while the store is away;
-//! * nothing is retried inside, and everything may be repeated: writes are
+//! * nothing is retried inside, and what decides may be repeated: registers are
 //!   absolute, and a commit repeated after a lost answer is recognised.
 
 mod codec;
@@ -126,6 +126,7 @@ pub trait Store: Send + Sync {
     ) -> Answer<'_, Commit>;
 
     /// Appends events that come with no commit; `None` for those of the fleet.
+    /// Repeated after a lost answer, they may be listed twice, under one id.
     fn append(&self, backend: Option<BackendName>, events: Vec<Bytes>) -> Answer<'_, ()>;
 
     /// Events, newest first.

@@ -43,6 +43,7 @@ impl Trouble {
     fn of_code(code: &str, said: String) -> Self {
         let contains = |part: &str| said.to_ascii_lowercase().contains(part);
         match code {
+            _ if contains("user_script") => Self::Wrong(format!("our script failed ({said})")),
             "NOAUTH" | "WRONGPASS" => Self::Wrong(format!(
                 "it wants a password, or another one ({said}); give it in the URL as redis://USER:PASSWORD@HOST"
             )),

@@ -293,6 +293,14 @@ pub(in crate::store) async fn what_agents_hold_is_adopted_in_a_higher_epoch(plac
     assert_eq!(newer.backends[0].record.as_ref().map(until), Some(90));
     assert!(newer.backends[0].version > first.version);
     assert_eq!(read(&*a, &name).await.record, newer.backends[0].record);
+
+    let later = Version {
+        epoch: 6,
+        revision: 1,
+    };
+    let newest = sync(&*a, holds(vec![held(later, 1)])).await;
+    assert_eq!(newest.backends[0].record.as_ref().map(until), Some(1));
+    assert!(newest.backends[0].version > newer.backends[0].version);
 }
 
 pub(in crate::store) async fn what_agents_hold_is_not_adopted_after_a_decision(place: &impl Place) {
@@ -328,8 +336,10 @@ pub(in crate::store) async fn what_agents_hold_from_this_history_starts_a_new_ep
         revision: version.revision + 3,
         ..version
     };
+    let mut hints = store.hints();
     let reply = sync(&*store, holds(vec![held(lost, 4)])).await;
 
+    wait_for(&mut hints, &Hint::Everything).await;
     let state = &reply.backends[0];
     assert!(state.epoch > version.epoch);
     assert!(state.version > Some(lost));

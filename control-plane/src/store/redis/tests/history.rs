@@ -101,9 +101,18 @@ async fn in_sync(replica: &RedisServer) {
     .await;
 }
 
-async fn caught_up(master: &RedisServer) {
-    let acknowledged: u32 = master.run(&["WAIT", "1", "5000"]);
-    assert_eq!(acknowledged, 1);
+/// Waits until the replica has all that was written so far.
+async fn caught_up(master: &RedisServer, replica: &RedisServer) {
+    let offset = |server: &RedisServer, key: &str| -> u64 {
+        let info: String = server.run(&["INFO", "replication"]);
+        let line = info.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|n| n.trim().parse().ok()).expect("an offset")
+    };
+    let written = offset(master, "master_repl_offset:");
+    eventually("the replica catches up", async || {
+        (offset(replica, "slave_repl_offset:") >= written).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -113,7 +122,7 @@ async fn a_promoted_replica_that_lost_writes_gets_them_back_in_a_higher_epoch() 
     let name = backend("pay/us");
     commit(&a, &name, 1).await;
     read(&*b, &name).await;
-    caught_up(&old).await;
+    caught_up(&old, &new).await;
     // From here on the replica gets nothing more.
     let _: String = new.run(&["REPLICAOF", "NO", "ONE"]);
     let lost = commit(&a, &name, 2).await;
@@ -146,13 +155,14 @@ async fn a_promotion_starts_an_epoch_though_nothing_was_lost() {
     let a = join(&old, "a").await;
     let name = backend("pay/us");
     let version = commit(&a, &name, 1).await;
-    caught_up(&old).await;
+    caught_up(&old, &new).await;
     let _: String = new.run(&["REPLICAOF", "NO", "ONE"]);
 
     let a = follow(a, &new).await;
     let state = up(&a, &name).await;
 
     assert!(state.epoch > version.epoch);
+    assert_eq!(state.version.map(|v| v.epoch), Some(state.epoch));
     assert_eq!(state.version.map(|v| v.revision), Some(version.revision));
     assert_eq!(state.record.as_ref().map(until), Some(1));
 }
@@ -215,11 +225,16 @@ async fn the_clock_goes_on_from_where_it_was_when_the_servers_goes_back() {
     })
     .await;
     // Other groups follow, and so does a server that forgot.
+    let clock_of_other = || -> u64 {
+        let key = Group::of(&backend("web/eu")).key("meta");
+        server.run(&["HGET", &key, "clock"])
+    };
     let other = SyncRequest {
         read: vec![backend("web/eu")],
         ..SyncRequest::default()
     };
     assert!(sync(&*store, other).await.now > after);
+    assert!(clock_of_other() > after.as_millis());
     let _: String = server.run(&["FLUSHALL"]);
     assert!(sync(&*store, request()).await.now > after);
 }

@@ -1,6 +1,17 @@
 //! The server or the way to it fails: calls end in time, and the link comes back.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
 use super::{RedisServer, join};
 use crate::store::{
@@ -95,7 +106,7 @@ async fn every_call_ends_in_time_while_the_server_is_frozen() {
 }
 
 #[tokio::test]
-async fn one_late_answer_does_not_cost_the_connection() {
+async fn late_answers_now_and_then_do_not_cost_the_connection() {
     let server = RedisServer::start(&[]);
     let store = join(&server, "a").await;
     let connections = |server: &RedisServer| {
@@ -108,11 +119,65 @@ async fn one_late_answer_does_not_cost_the_connection() {
     };
     comes_back(&store).await;
     let before = connections(&server);
-    server.freeze();
-    fails_in_time(&store).await;
-    server.thaw();
+    for _ in 0..2 {
+        server.freeze();
+        fails_in_time(&store).await;
+        server.thaw();
+        let _: String = server.run(&["PING"]);
+        comes_back(&store).await;
+    }
+    assert_eq!(connections(&server), before + 3, "only this test's own");
+}
+
+/// Forwards to `port`. Connections made while `stalled` are forwarded; older
+/// ones carry nothing any more, and nobody is told, as when a firewall forgot.
+async fn proxy(port: u16, stalled: Arc<AtomicBool>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let own = listener.local_addr().expect("its address").port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(("127.0.0.1", port)).await;
+            let server = server.expect("the server is up");
+            let old = !stalled.load(Relaxed);
+            tokio::spawn(forward(client, server, old.then(|| stalled.clone())));
+        }
+    });
+    own
+}
+
+async fn forward(mut client: TcpStream, mut server: TcpStream, stalled: Option<Arc<AtomicBool>>) {
+    let (mut up, mut down) = ([0; 65_536], [0; 65_536]);
+    loop {
+        let (to, bytes) = tokio::select! {
+            Ok(n @ 1..) = client.read(&mut up) => (&mut server, &up[..n]),
+            Ok(n @ 1..) = server.read(&mut down) => (&mut client, &down[..n]),
+            else => return,
+        };
+        if stalled
+            .as_ref()
+            .is_some_and(|stalled| stalled.load(Relaxed))
+        {
+            std::future::pending::<()>().await;
+        }
+        if to.write_all(bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_carries_nothing_any_more_is_replaced() {
+    let server = RedisServer::start(&[]);
+    let stalled = Arc::new(AtomicBool::new(false));
+    let port = proxy(server.port(), stalled.clone()).await;
+    let url = format!("redis://127.0.0.1:{port}/0");
+    let store = RedisStore::open(&url, ReplicaId::new("a")).await;
+    let store = store.expect("a Redis");
     comes_back(&store).await;
-    assert_eq!(connections(&server), before + 1, "only this test's own");
+    stalled.store(true, Relaxed);
+    fails_in_time(&store).await;
+    fails_in_time(&store).await;
+    comes_back(&store).await;
 }
 
 #[tokio::test]
