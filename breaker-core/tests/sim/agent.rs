@@ -1,9 +1,13 @@
 //! The gateway's side: admission, outcomes, reports at the calm, hot and
 //! expedited rates, trial leases.
 
+use std::time::Duration;
+
 use breaker_core::{
-    Breaker, BreakerPolicy, Counts, PopId, Timestamp, TrialLease, breaker::TrialOutcome,
-    explain::name, window::SLOT,
+    Breaker, BreakerPolicy, Counts, PopId, Timestamp, TrialLease,
+    breaker::{TrialOutcome, Version},
+    explain::name,
+    window::SLOT,
 };
 
 use super::{
@@ -14,6 +18,8 @@ use super::{
 
 /// The backend's own latency.
 const SERVICE_TIME: Micros = ms(5);
+/// A route's timeout: nothing takes longer.
+const LONGEST_SERVICE: Duration = Duration::from_secs(2);
 const CALM: Micros = secs(1);
 const HOT: Micros = ms(100);
 const CLOSEST: Micros = ms(20);
@@ -30,7 +36,11 @@ pub struct Agent {
     pub life: u64,
     pub replica: usize,
     pub applied: Option<Breaker>,
+    /// Versions applied in this life, oldest first.
+    pub history: Vec<Version>,
     lease: Option<TrialLease>,
+    /// Every lease of this life: a repeated message grants nothing.
+    granted: Vec<String>,
     slots: Vec<(u64, Counts)>,
     demand: u64,
     sequence: u64,
@@ -49,7 +59,9 @@ impl Agent {
             life: 0,
             replica,
             applied: None,
+            history: Vec::new(),
             lease: None,
+            granted: Vec::new(),
             slots: Vec::new(),
             demand: 0,
             sequence: 0,
@@ -75,13 +87,15 @@ impl Agent {
         })
     }
 
-    /// A lease is worth something only while its circuit is HALF_OPEN.
+    /// A lease is worth something only while its circuit is HALF_OPEN, and while
+    /// a request can still end before the lease does.
     fn take_lease(&mut self, policy: &BreakerPolicy, now: Timestamp) -> Option<TrialLease> {
         let half_open = self
             .applied
             .as_ref()
             .is_some_and(|b| name(b.state(policy, Some(&self.pop))) == "HALF_OPEN");
-        self.lease.take_if(|lease| half_open && lease.expires > now)
+        self.lease
+            .take_if(|lease| half_open && lease.expires >= now + LONGEST_SERVICE)
     }
 
     fn spend_token(&mut self, now: Micros) -> bool {
@@ -123,7 +137,8 @@ impl World {
             failed,
             trial,
         };
-        self.after(SERVICE_TIME, outcome);
+        let slow = self.setup.slow.filter(|(share, _)| self.rng.chance(*share));
+        self.after(slow.map_or(SERVICE_TIME, |(_, took)| ms(took)), outcome);
     }
 
     pub(super) fn outcome(&mut self, index: usize, life: u64, failed: bool, trial: Option<String>) {
@@ -203,6 +218,24 @@ impl World {
         });
     }
 
+    /// What cannot be used any more is given back, so that another may try.
+    pub(super) fn return_lease_if_late(&mut self, index: usize) {
+        let now = self.time();
+        let agent = &mut self.agents[index];
+        let late = |lease: &mut TrialLease| lease.expires < now + LONGEST_SERVICE;
+        let Some(lease) = agent.lease.take_if(late) else {
+            return;
+        };
+        let (replica, up) = (agent.replica, agent.up);
+        if up {
+            self.send(|| Event::AtReplica {
+                replica,
+                agent: index,
+                message: ToReplica::Trial(lease.id.clone(), TrialOutcome::Returned),
+            });
+        }
+    }
+
     pub(super) fn at_agent(&mut self, index: usize, message: ToAgent) {
         let now = self.time();
         let agent = &mut self.agents[index];
@@ -216,11 +249,17 @@ impl World {
                     .as_ref()
                     .is_none_or(|held| held.version < breaker.version);
                 if newer {
+                    agent.history.push(breaker.version);
                     agent.applied = Some(*breaker);
                 }
             }
-            ToAgent::Grant(lease) if lease.expires > now => agent.lease = Some(lease),
-            ToAgent::Grant(_) => {}
+            ToAgent::Grant(lease, life) => {
+                let known = agent.granted.contains(&lease.id);
+                if life == agent.life && lease.expires > now && !known {
+                    agent.granted.push(lease.id.clone());
+                    agent.lease = Some(lease);
+                }
+            }
         }
     }
 }

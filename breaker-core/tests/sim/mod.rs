@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod agent;
+pub mod chaos;
 pub mod replica;
 pub mod rng;
 
@@ -54,6 +55,8 @@ pub struct Setup {
     pub policy: BreakerPolicy,
     /// The backend answers 503, not 500.
     pub overloads: bool,
+    /// This share of answers takes this many milliseconds; the others take 5.
+    pub slow: Option<(f64, u64)>,
 }
 
 impl Setup {
@@ -71,6 +74,7 @@ impl Setup {
             },
             policy: BreakerPolicy::default(),
             overloads: false,
+            slow: None,
         }
     }
 }
@@ -109,6 +113,7 @@ pub enum Event {
         life: u64,
         proposal: Box<replica::Proposal>,
     },
+    Chaos(chaos::Chaos),
 }
 
 /// Earliest first, then in the order of scheduling.
@@ -146,11 +151,13 @@ pub enum ToReplica {
 #[derive(Clone)]
 pub enum ToAgent {
     Decision(Box<Breaker>),
-    Grant(TrialLease),
+    /// For one life of the agent: a stream does not outlive either end.
+    Grant(TrialLease, u64),
 }
 
 /// What is shared by the replicas.
 pub struct Store {
+    pub up: bool,
     pub breaker: Breaker,
     pub registers: BTreeMap<usize, (Timestamp, FleetView)>,
     /// Everything ever committed, with what happened.
@@ -172,7 +179,6 @@ pub struct World {
     /// Trials that the backend is serving now, by lease.
     pub trials_in_flight: Vec<String>,
     pub most_trials_in_flight: usize,
-    pub shadow_trips: usize,
 }
 
 impl World {
@@ -183,6 +189,7 @@ impl World {
             .collect();
         let replicas = (0..setup.replicas).map(Replica::new).collect();
         let store = Store {
+            up: true,
             breaker: Breaker::new(1, Timestamp::default()),
             registers: BTreeMap::new(),
             history: Vec::new(),
@@ -200,7 +207,6 @@ impl World {
             reached: Vec::new(),
             trials_in_flight: Vec::new(),
             most_trials_in_flight: 0,
-            shadow_trips: 0,
             setup,
         };
         for (agent, at) in ticks.into_iter().enumerate() {
@@ -278,6 +284,7 @@ impl World {
             } => self.outcome(agent, life, failed, trial),
             Event::AgentTick(agent) => {
                 self.after(ms(20), Event::AgentTick(agent));
+                self.return_lease_if_late(agent);
                 self.report_if_due(agent);
             }
             Event::AtReplica {
@@ -293,6 +300,7 @@ impl World {
                 life,
                 proposal,
             } => self.commit(replica, life, *proposal),
+            Event::Chaos(chaos) => self.chaos(chaos),
         }
     }
 

@@ -62,7 +62,10 @@ pub struct Replica {
     last_sync: Micros,
     sync_planned: bool,
     committing: bool,
+    /// The store's breaker as last seen.
+    adopted: Option<Breaker>,
     published: Option<Version>,
+    published_at: Micros,
     leases: u64,
 }
 
@@ -79,7 +82,9 @@ impl Replica {
             last_sync: 0,
             sync_planned: false,
             committing: false,
+            adopted: None,
             published: None,
+            published_at: 0,
             leases: 0,
         }
     }
@@ -167,15 +172,19 @@ impl World {
         if hot || since >= CALM {
             self.sync(replica);
         }
-        if since >= CALM {
+        if self.now - self.replicas[replica].published_at >= CALM {
             self.publish(replica, true);
         }
         self.after(HOT, Event::ReplicaTick { replica, life });
     }
 
     fn sync(&mut self, replica: usize) {
+        if !self.store.up {
+            return;
+        }
         let now = self.time();
         let view = self.exchange_registers(replica);
+        self.replicas[replica].adopted = Some(self.store.breaker.clone());
         self.publish(replica, false);
         if self.replicas[replica].committing {
             return;
@@ -307,7 +316,7 @@ impl World {
     }
 
     pub(super) fn commit(&mut self, replica: usize, life: u64, proposal: Proposal) {
-        let won = self.store.breaker.version == proposal.expected;
+        let won = self.store.up && self.store.breaker.version == proposal.expected;
         let now = self.time();
         let leases = proposal.happenings.iter().filter_map(|h| match h {
             Happening::TrialGranted(lease) => Some(lease.clone()),
@@ -331,6 +340,9 @@ impl World {
             return;
         }
         it.committing = false;
+        if won {
+            it.adopted = Some(self.store.breaker.clone());
+        }
         if !won {
             it.results.extend(proposal.results);
             self.sync_soon(replica);
@@ -340,21 +352,28 @@ impl World {
         for lease in leases {
             let agent = (0..self.agents.len()).find(|a| agent_id(*a) == lease.agent);
             let agent = agent.expect("leases go to agents that exist");
+            let known = self.replicas[replica].known.get(&agent);
+            let Some((life, _)) = known.and_then(|known| known.newest) else {
+                continue;
+            };
             self.send(|| Event::AtAgent {
                 agent,
-                message: ToAgent::Grant(lease.clone()),
+                message: ToAgent::Grant(lease.clone(), life),
             });
         }
     }
 
     /// Tells this replica's agents, if they have not been told or `again`.
     fn publish(&mut self, replica: usize, again: bool) {
-        let breaker = self.store.breaker.clone();
         let it = &mut self.replicas[replica];
+        let Some(breaker) = it.adopted.clone() else {
+            return;
+        };
         if !again && it.published == Some(breaker.version) {
             return;
         }
         it.published = Some(breaker.version);
+        it.published_at = self.now;
         for agent in 0..self.agents.len() {
             if self.agents[agent].replica == replica {
                 self.send(|| Event::AtAgent {
