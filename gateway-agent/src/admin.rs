@@ -108,15 +108,17 @@ fn ready(control: &Shared, draining: bool) -> Response<Full<Bytes>> {
         return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
     let control = control.lock();
-    match &control.config_error {
-        _ if control.is_ready() => text(StatusCode::OK, "ready\n"),
-        None => text(StatusCode::SERVICE_UNAVAILABLE, "no configuration yet\n"),
-        Some(error) => respond(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "text/plain; charset=utf-8",
-            format!("no configuration: the newest was refused\n{error}\n"),
-        ),
+    if control.is_ready() {
+        return text(StatusCode::OK, "ready\n");
     }
+    let refused = control.config_error.as_ref();
+    let why = refused.or(control.status.last_error.as_ref());
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    respond(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "text/plain; charset=utf-8",
+        format!("no configuration yet{why}\n"),
+    )
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {

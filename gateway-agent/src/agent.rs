@@ -20,7 +20,8 @@ use tokio::{
 use crate::{
     admin, alone,
     clock::unix_ms,
-    control::{ConfigSource, Control, FleetText},
+    configuration::{ConfigSource, FleetText},
+    control::Control,
     dice::random,
     drive::{self, Shared, stopped},
     listener::Listeners,

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    control::ConfigSource,
+    configuration::ConfigSource,
     drive::{Shared, stopped},
 };
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, thread};
 
 use breaker_core::{AgentId, PopId};
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 
 use crate::{
     agent::{Settings, Source},
@@ -16,16 +16,17 @@ const MAX_CORES: usize = 1024;
 /// A gateway that obeys the fleet's decisions.
 ///
 /// With a control plane:
-///   gateway-agent --control-plane http://127.0.0.1:7400 --pop fra1 --state-dir /var/lib/rampmeter
+///   gateway-agent --control-plane http://127.0.0.1:7700 --pop fra1 --state-dir /var/lib/rampmeter
 /// Alone, with local breakers only:
 ///   gateway-agent --config fleet.yaml --pop fra1
 #[derive(Debug, Parser)]
 #[command(name = "gateway-agent", version, verbatim_doc_comment)]
+#[command(group(ArgGroup::new("source").required(true).args(["control_plane", "config"])))]
 pub struct Cli {
     /// Control planes, `http://HOST:PORT`, separated by commas: the first that
     /// answers is used.
     #[arg(long, env = "RAMPMETER_CONTROL_PLANE", value_name = "URL[,URL…]", value_delimiter = ',',
-          value_parser = ControlPlane::new, conflicts_with = "config", required_unless_present = "config")]
+          value_parser = ControlPlane::new)]
     pub control_plane: Vec<ControlPlane>,
 
     /// Fleet file to run by alone, without a control plane. Read again when it

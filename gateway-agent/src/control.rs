@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use crate::{
     apply::{Decisions, Offer},
     clock::{Clock, unix_ms},
+    configuration::{ConfigSource, FleetText},
     gate::CoreGate,
     link::{Connected, Link, LinkStatus},
     local::Identity,
@@ -42,31 +43,6 @@ const MAX_RESULTS: usize = 256;
 
 /// Longest lease that is believed: the longest total timeout, and a second.
 const MAX_LEASE: Duration = Duration::from_secs(3601);
-
-/// Where the configuration in force came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConfigSource {
-    /// There is none yet.
-    None,
-    /// The control plane.
-    ControlPlane,
-    /// The state directory, from an earlier run.
-    Disk,
-    /// The file given with `--config`.
-    File,
-}
-
-impl ConfigSource {
-    /// For people.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::ControlPlane => "control-plane",
-            Self::Disk => "state-dir",
-            Self::File => "file",
-        }
-    }
-}
 
 /// The control side of one agent.
 #[derive(Debug)]
@@ -100,34 +76,6 @@ pub struct Unsaved {
     pub config: bool,
     /// Decisions.
     pub decisions: bool,
-}
-
-/// A fleet file that did not come from this host, read.
-#[derive(Debug)]
-pub struct FleetText {
-    revision: u64,
-    yaml: String,
-    parsed: Result<FleetConfig, String>,
-}
-
-impl FleetText {
-    /// Reads it; unknown keys are logged, because a newer control plane may have
-    /// accepted them. Takes a while for a large fleet.
-    pub fn read(revision: u64, yaml: String) -> Self {
-        let parsed = FleetConfig::parse_lenient(&yaml, &format!("configuration {revision}"));
-        if let Ok((_, warnings)) = &parsed {
-            for warning in warnings {
-                tracing::warn!(revision, "{warning}");
-            }
-        }
-        Self {
-            revision,
-            yaml,
-            parsed: parsed
-                .map(|(config, _)| config)
-                .map_err(|errors| errors.to_string()),
-        }
-    }
 }
 
 impl Control {
@@ -191,6 +139,19 @@ impl Control {
             self.unsaved.config = source == ConfigSource::ControlPlane;
         }
         installed
+    }
+
+    /// Whether this is what is in force, word for word. If so, it is now the
+    /// control plane's. A revision is no proof: a store that was lost counts anew.
+    pub fn keeps(&mut self, config: &v1::Config) -> bool {
+        let running = self.yaml.as_ref();
+        let same = running
+            .is_some_and(|(revision, yaml)| (*revision, yaml) == (config.revision, &config.yaml));
+        if same {
+            self.source = ConfigSource::ControlPlane;
+            self.config_error = None;
+        }
+        same
     }
 
     /// Puts a configuration into force.

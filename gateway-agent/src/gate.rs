@@ -96,7 +96,7 @@ impl Backend {
     ) -> Self {
         let live = Arc::new(Live {
             stance: ArcSwap::from_pointee(Stance::pass()),
-            in_flight: AtomicU32::new(0),
+            in_flight: Apart(AtomicU32::new(0)),
             max_concurrency: AtomicU32::new(u32::MAX),
             slow_us: AtomicU64::new(u64::MAX),
             wake,
@@ -112,16 +112,22 @@ impl Backend {
 
     /// Requests in flight now.
     pub fn in_flight(&self) -> u32 {
-        self.live.in_flight.load(Relaxed)
+        self.live.in_flight.0.load(Relaxed)
     }
 }
+
+/// On cache lines of its own (two, because they are fetched in pairs): what one
+/// core writes must not slow down what others read.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Apart<T>(T);
 
 /// What requests of every core read of one backend.
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) stance: ArcSwap<Stance>,
     /// Shared by all cores, because the limit is the agent's.
-    in_flight: AtomicU32,
+    in_flight: Apart<AtomicU32>,
     pub(crate) max_concurrency: AtomicU32,
     /// From when on a call is slow; `u64::MAX`: never.
     pub(crate) slow_us: AtomicU64,
@@ -165,7 +171,7 @@ impl Cell {
 
     /// Takes one of the backend's places, if there is one.
     fn enter(&self) -> bool {
-        let before = self.live.in_flight.fetch_add(1, Relaxed);
+        let before = self.live.in_flight.0.fetch_add(1, Relaxed);
         let room = before < self.live.max_concurrency.load(Relaxed);
         if !room {
             self.leave();
@@ -174,7 +180,7 @@ impl Cell {
     }
 
     fn leave(&self) {
-        self.live.in_flight.fetch_sub(1, Relaxed);
+        self.live.in_flight.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -12,6 +12,7 @@ mod body;
 mod classify;
 pub mod cli;
 pub mod clock;
+pub mod configuration;
 mod connection;
 pub mod control;
 mod dice;
@@ -50,6 +51,8 @@ mod upstream;
 mod watchdog;
 pub mod watched;
 
+#[cfg(test)]
+mod agent_tests;
 #[cfg(test)]
 mod apply_tests;
 #[cfg(test)]

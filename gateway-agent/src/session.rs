@@ -16,7 +16,7 @@ use tonic::Streaming;
 
 use crate::{
     clock::unix_ms,
-    control::{ConfigSource, FleetText},
+    configuration::{ConfigSource, FleetText},
     dice::random,
     drive::{Shared, stopped},
     link::{CALM, Connected, HOT, Link, wrap},
@@ -161,6 +161,9 @@ impl<'a> Session<'a> {
 
     async fn configure(&mut self, config: v1::Config) -> Result<(), Deaf> {
         let revision = config.revision;
+        if self.control.lock().keeps(&config) {
+            return self.acknowledge(String::new());
+        }
         // A large fleet file takes a while to read; reports must go on.
         let read = move || FleetText::read(config.revision, config.yaml);
         let installed = match tokio::task::spawn_blocking(read).await {

@@ -54,7 +54,7 @@ impl ControlPlane {
     /// # Errors
     /// In a sentence that says what is allowed.
     pub fn new(url: &str) -> Result<Self, String> {
-        let allowed = "allowed is http://HOST:PORT, for example http://127.0.0.1:7400";
+        let allowed = "allowed is http://HOST:PORT, for example http://127.0.0.1:7700";
         let uri: http::Uri = url
             .parse()
             .map_err(|error| format!("{url:?} is no URL ({error}): {allowed}"))?;
