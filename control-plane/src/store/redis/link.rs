@@ -240,7 +240,7 @@ impl Builder {
                 Ok(built) => return built,
                 Err(error) => {
                     if said.as_ref() != Some(&error) {
-                        tracing::warn!(store = %self.shown, %error, "cannot reach the store");
+                        self.tell(&error);
                         said = Some(error.clone());
                     }
                     state.send_replace(State::Down(named(&self.shown, error)));
@@ -248,6 +248,14 @@ impl Builder {
             }
             sleep(jittered(pause)).await;
             pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    fn tell(&self, error: &StoreError) {
+        let store = &self.shown;
+        match error {
+            StoreError::Wrong(_) => tracing::error!(%store, %error, "cannot use the store"),
+            _ => tracing::warn!(%store, %error, "cannot reach the store"),
         }
     }
 

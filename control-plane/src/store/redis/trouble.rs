@@ -32,7 +32,10 @@ impl Trouble {
                 "it refuses the user or the password ({said}); check the credentials in the URL"
             )),
             ErrorKind::RESP3NotSupported => Self::Wrong(too_old("older than 6")),
-            ErrorKind::Parse => Self::Wrong(format!("it does not speak Redis's protocol ({said})")),
+            ErrorKind::Parse => Self::Wrong(
+                "what it answers is not Redis's protocol: is something else listening there?"
+                    .to_owned(),
+            ),
             ErrorKind::Server(ServerErrorKind::NoPerm) => Self::Wrong(format!(
                 "its user may not do what is needed ({said}); allow keys and channels rm:* and scripts"
             )),
@@ -44,9 +47,10 @@ impl Trouble {
         let contains = |part: &str| said.to_ascii_lowercase().contains(part);
         match code {
             _ if contains("user_script") => Self::Wrong(format!("our script failed ({said})")),
-            "NOAUTH" | "WRONGPASS" => Self::Wrong(format!(
-                "it wants a password, or another one ({said}); give it in the URL as redis://USER:PASSWORD@HOST"
-            )),
+            "NOAUTH" => Self::Wrong(
+                "it wants a password: give it in the URL, as redis://USER:PASSWORD@HOST".to_owned(),
+            ),
+            "WRONGPASS" => Self::Wrong(format!("it refuses the user or the password ({said})")),
             "OOM" | "MISCONF" | "WRONGTYPE" | "MOVED" | "CROSSSLOT" => Self::Wrong(said),
             _ if contains("unknown command") => Self::Wrong(too_old(&said)),
             _ if contains("db index") || contains("switch database") || contains("select") => {

@@ -31,10 +31,10 @@ async fn a_missing_or_wrong_password_is_named() {
     let server = RedisServer::start(&["--requirepass", "right"]);
     let said = refusal(&at(&server, "")).await;
     assert!(said.contains("wants a password"), "{said}");
-    let said = refusal(&at(&server, ":hunter2@")).await;
-    assert!(said.contains("password"), "{said}");
-    let said = refusal(&at(&server, "nobody:hunter2@")).await;
-    assert!(said.contains("password"), "{said}");
+    for credentials in [":hunter2@", "nobody:hunter2@"] {
+        let said = refusal(&at(&server, credentials)).await;
+        assert!(said.contains("refuses the user or the password"), "{said}");
+    }
     let right = RedisStore::open(&at(&server, ":right@"), ReplicaId::new("a")).await;
     assert!(right.is_ok());
 }
@@ -96,7 +96,7 @@ fn impostor(answer: &'static str) -> String {
 async fn a_web_server_is_named() {
     let url = impostor("HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
     let said = refusal(&url).await;
-    assert!(said.contains("does not speak Redis's protocol"), "{said}");
+    assert!(said.contains("is not Redis's protocol"), "{said}");
 }
 
 #[tokio::test]
