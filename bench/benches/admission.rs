@@ -7,7 +7,8 @@ use breaker_core::{AgentId, OutcomeClass, PopId, Timestamp};
 use criterion::{Criterion, criterion_group, criterion_main};
 use fleet_config::FleetConfig;
 use gateway_agent::{
-    control::{ConfigSource, Control},
+    configuration::ConfigSource,
+    control::Control,
     gate::{BackendIndex, CoreGate},
     local::Identity,
 };
