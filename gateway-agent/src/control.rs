@@ -346,7 +346,7 @@ impl Control {
         self.flush(now);
     }
 
-    fn refresh_all(&mut self, now: Timestamp) {
+    pub(crate) fn refresh_all(&mut self, now: Timestamp) {
         let names: Vec<BackendName> = self.backends.keys().cloned().collect();
         for name in names {
             self.refresh(&name, now);

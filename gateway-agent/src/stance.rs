@@ -110,7 +110,8 @@ impl Stance {
         }
     }
 
-    /// The strictest of what is known.
+    /// The strictest of what is known. An override holds also while the control
+    /// plane is away: a person made it, and knows more than silence does.
     pub fn of(inputs: &Inputs<'_>) -> Self {
         let decision = inputs.decision;
         let mode = decision.map_or(inputs.policy.mode, |decision| decision.mode);

@@ -234,7 +234,9 @@ impl Dialer {
                 tracing::warn!(address, again_in, "no control plane: {why}");
             }
             End::Lost(why) => tracing::debug!(address, again_in, "no control plane: {why}"),
-            End::GoAway(_) => tracing::info!(address, again_in, "asked to go elsewhere"),
+            End::GoAway(_) => {
+                tracing::info!(address, again_in, "asked to come back later or elsewhere")
+            }
             End::Stopped => {}
         }
     }
@@ -253,7 +255,7 @@ pub(crate) fn go_away(go: &v1::GoAway) -> End {
 
 /// What a status at the end of a stream means for the next attempt.
 pub(crate) fn ended_by(status: Status) -> End {
-    let paced = status.get_details_retry_info().is_some();
+    let asked = status.get_details_retry_info();
     match status.code() {
         Code::AlreadyExists
         | Code::InvalidArgument
@@ -262,7 +264,10 @@ pub(crate) fn ended_by(status: Status) -> End {
         | Code::PermissionDenied
         | Code::Unauthenticated
         | Code::Unimplemented => End::Refused(status),
-        _ if paced => End::Refused(status),
+        // Busy: it names a time.
+        _ if asked.is_some() => {
+            End::GoAway(asked.and_then(|info| info.retry_delay).unwrap_or(SLOWLY))
+        }
         _ => End::Lost(format!("{:?}: {}", status.code(), status.message())),
     }
 }
@@ -272,7 +277,7 @@ fn describe(end: &End) -> Option<String> {
     match end {
         End::Lost(why) => Some(why.clone()),
         End::Refused(status) => Some(format!("refused: {}", status.message())),
-        End::GoAway(_) => Some("asked to go elsewhere".to_owned()),
+        End::GoAway(_) => Some("asked to come back later or elsewhere".to_owned()),
         End::Stopped => None,
     }
 }

@@ -1,6 +1,7 @@
 //! Without a control plane, or one without its store.
 
 use super::*;
+use crate::state_dir::Saved;
 
 #[test]
 fn a_stale_open_runs_out_as_if_it_had_been_local() {
@@ -72,4 +73,49 @@ fn a_decision_that_is_heard_of_again_binds_again() {
         ..v1::Decisions::default()
     });
     assert_eq!(rig.reason(), Some(RefusalReason::Open));
+}
+
+#[test]
+fn an_override_holds_until_the_control_plane_lifts_it() {
+    let mut rig = Rig::connected();
+    let forced = v1::Decision {
+        mode: v1::Mode::ForcedOpen.into(),
+        ..decision(1, closed())
+    };
+    rig.apply(v1::Decisions {
+        decisions: vec![forced],
+        ..v1::Decisions::default()
+    });
+    rig.control.disconnected(None);
+    rig.pass(secs(3600));
+    assert_eq!(rig.reason(), Some(RefusalReason::Override));
+    rig.connect();
+    rig.decide_as(2, closed());
+    assert_eq!(rig.reason(), None);
+}
+
+#[test]
+fn decisions_of_an_earlier_run_keep_their_age() {
+    for (age_ms, reason) in [
+        (5_000, RefusalReason::Open),
+        // Stale, but its 20 s are over: our own trial.
+        (40_000, RefusalReason::Local),
+    ] {
+        let mut rig = Rig::new();
+        let saved = Saved {
+            unix_ms: 1_000_000,
+            message: v1::Decisions {
+                decisions: vec![decision(1, open())],
+                ..v1::Decisions::default()
+            },
+        };
+        let now = rig.now();
+        rig.control.restore(&saved, 1_000_000 + age_ms, now);
+        rig.control.refresh_all(now);
+        let asked = rig.ask(false);
+        match reason {
+            RefusalReason::Open => assert_eq!(asked.err().map(|r| r.reason), Some(reason)),
+            _ => assert!(asked.expect("a trial").is_trial()),
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 mod alone;
 mod cut_off;
+mod gate;
 mod leases;
 mod obeying;
 mod reporting;
@@ -149,8 +150,12 @@ impl Rig {
 
     /// The fleet decides, in a newer version.
     fn decide(&mut self, fleet: v1::Circuit) {
-        self.revision += 1;
-        let decision = decision(self.revision, fleet);
+        self.decide_as(self.revision + 1, fleet);
+    }
+
+    fn decide_as(&mut self, revision: u64, fleet: v1::Circuit) {
+        self.revision = revision;
+        let decision = decision(revision, fleet);
         self.apply(v1::Decisions {
             decisions: vec![decision],
             ..v1::Decisions::default()
