@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use breaker_core::histogram::{BUCKETS, middle};
+use breaker_core::histogram::BUCKETS;
 
 use super::WireError;
 use crate::v1;
@@ -51,14 +51,8 @@ pub fn from_histogram(wire: &v1::Histogram) -> Result<Buckets, WireError> {
 
 /// Latency in microseconds below which `share` of the counts lie.
 pub fn quantile(buckets: &Buckets, share: f64) -> Option<u64> {
-    let total: u64 = buckets.values().sum();
-    let rank = ((total as f64 * share).ceil() as u64).max(1);
-    let mut seen = 0;
-    for (index, count) in buckets {
-        seen += count;
-        if seen >= rank {
-            return Some(middle(*index as usize));
-        }
-    }
-    None
+    let counts = buckets
+        .iter()
+        .map(|(index, count)| (*index as usize, *count));
+    breaker_core::histogram::quantile(counts, share)
 }
