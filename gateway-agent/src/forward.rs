@@ -7,13 +7,18 @@
 //! wait. Streams (gRPC, server-sent events) pause by design: once they have
 //! started, only [`STREAM_IDLE`] ends them.
 
-use std::{pin::pin, rc::Rc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    rc::Rc,
+    time::Duration,
+};
 
 use breaker_core::outcome::FailureKind;
 use fleet_config::Timeouts;
+use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
+use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
@@ -32,17 +37,21 @@ use crate::{
 };
 
 /// Sends an admitted request to an endpoint.
-pub(crate) async fn forward(
+///
+/// This and what it calls chain futures instead of awaiting them where an
+/// `async fn` would hold its argument twice: hyper moves a request's future into
+/// place, and moving kilobytes for each request shows.
+pub(crate) fn forward<'a>(
     mut permit: Permit,
-    pool: &Rc<Pool>,
-    timeouts: &Timeouts,
+    pool: &'a Rc<Pool>,
+    timeouts: &'a Timeouts,
     request: Request<Upload>,
     grpc: bool,
-) -> Result<Response<Body>, Fault> {
+) -> impl Future<Output = Result<Response<Body>, Fault>> + use<'a> {
     let load = pool.enter();
     let progress = request.body().progress().clone();
     let started = Instant::now();
-    match attempt(pool, timeouts, request).await {
+    attempt(pool, timeouts, request).map(move |attempted| match attempted {
         Ok((response, connection)) => {
             let owed_since = progress.owed_since(started).unwrap_or_else(Instant::now);
             let waited = owed_since.elapsed();
@@ -59,7 +68,7 @@ pub(crate) async fn forward(
             }
             Err(failure.fault())
         }
-    }
+    })
 }
 
 /// Why there is no response.
@@ -99,6 +108,9 @@ impl Failure {
 
 /// Sends a request, on a fresh connection if the one that had idled turns out
 /// to have been closed by the endpoint meanwhile: that race is nobody's fault.
+///
+/// A fresh connection is the rare case and its futures are large, so they are
+/// boxed: every request's future would have to be as large, and be moved, too.
 async fn attempt(
     pool: &Rc<Pool>,
     timeouts: &Timeouts,
@@ -108,29 +120,45 @@ async fn attempt(
         http::Version::HTTP_2 => Protocol::Http2,
         _ => Protocol::Http1,
     };
+    let Some(mut connection) = pool.take(protocol) else {
+        return Box::pin(attempt_afresh(pool, protocol, timeouts, request)).await;
+    };
     let progress = request.body().progress().clone();
-    let connection = pool.take(protocol, timeouts.connect).await;
-    let mut connection = connection.map_err(Failure::Connect)?;
     let spare = if connection.reused {
         spare(&request)
     } else {
         None
     };
-    let failure = match send(&mut connection, request, &progress, timeouts).await {
+    let sent = pin!(connection.send(request));
+    let answered = header_within(timeouts.response_headers, sent, &progress).await;
+    let failure = match judge(answered, &progress) {
         Ok(response) => return Ok((response, connection)),
         Err(failure) => failure,
     };
     let again = failure
         .unsent
         .or(spare.filter(|_| went_stale(&failure.why, &connection)));
-    let Some(request) = again.filter(|_| connection.reused) else {
-        return Err(failure.why);
-    };
+    match again.filter(|_| connection.reused) {
+        Some(request) => Box::pin(attempt_afresh(pool, protocol, timeouts, request)).await,
+        None => Err(failure.why),
+    }
+}
+
+async fn attempt_afresh(
+    pool: &Rc<Pool>,
+    protocol: Protocol,
+    timeouts: &Timeouts,
+    request: Request<Upload>,
+) -> Result<(Response<Incoming>, Connection), Failure> {
+    let progress = request.body().progress().clone();
     let connection = pool.connect(protocol, timeouts.connect).await;
     let mut connection = connection.map_err(Failure::Connect)?;
-    let sent = send(&mut connection, request, &progress, timeouts).await;
-    let response = sent.map_err(|failure| failure.why)?;
-    Ok((response, connection))
+    let sent = pin!(connection.send(request));
+    let answered = header_within(timeouts.response_headers, sent, &progress).await;
+    match judge(answered, &progress) {
+        Ok(response) => Ok((response, connection)),
+        Err(failure) => Err(failure.why),
+    }
 }
 
 /// A failed send, with the request if nothing of it was written.
@@ -139,14 +167,11 @@ struct Unanswered {
     unsent: Option<Request<Upload>>,
 }
 
-async fn send(
-    connection: &mut Connection,
-    request: Request<Upload>,
-    progress: &Progress,
-    timeouts: &Timeouts,
-) -> Result<Response<Incoming>, Unanswered> {
-    let sent = connection.send(request);
-    match header_within(timeouts.response_headers, sent, progress).await {
+type Sent = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
+
+/// What came of a send; `None`: nothing, in time.
+fn judge(answered: Option<Sent>, progress: &Progress) -> Result<Response<Incoming>, Unanswered> {
+    match answered {
         None => Err(Unanswered {
             why: Failure::Timeout,
             unsent: None,
@@ -190,11 +215,10 @@ fn went_stale(why: &Failure, connection: &Connection) -> bool {
 /// Waits for a response's header while the backend owes it, for `limit`.
 async fn header_within<T>(
     limit: Duration,
-    sent: impl Future<Output = T>,
+    mut sent: Pin<&mut impl Future<Output = T>>,
     progress: &Progress,
 ) -> Option<T> {
     let started = Instant::now();
-    let mut sent = pin!(sent);
     let mut alarm = pin!(sleep_until(started + limit));
     loop {
         tokio::select! {
@@ -266,7 +290,10 @@ mod tests {
     async fn a_backend_that_owes_a_header_has_the_limit() {
         let started = Instant::now();
         let progress = Progress::new(true);
-        assert_eq!(header_within(LIMIT, pending::<()>(), &progress).await, None);
+        assert_eq!(
+            header_within(LIMIT, pin!(pending::<()>()), &progress).await,
+            None
+        );
         assert_eq!(started.elapsed().as_secs(), LIMIT.as_secs());
     }
 
@@ -280,7 +307,7 @@ mod tests {
             progress.moved();
             pending::<()>().await;
         };
-        assert_eq!(header_within(LIMIT, client, &progress).await, None);
+        assert_eq!(header_within(LIMIT, pin!(client), &progress).await, None);
         assert_eq!(started.elapsed().as_secs(), 4 * LIMIT.as_secs());
     }
 

@@ -2,6 +2,7 @@
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
+use futures_util::future::Either;
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
@@ -56,13 +57,15 @@ impl Connection {
         Self { kind, reused }
     }
 
-    pub(crate) async fn send(
+    /// Sends a request, at once; the future waits for the response.
+    pub(crate) fn send(
         &mut self,
         request: Request<Upload>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> + use<>
+    {
         match &mut self.kind {
-            Kind::Http1 { sender, .. } => sender.try_send_request(request).await,
-            Kind::Http2 { sender, .. } => sender.try_send_request(request).await,
+            Kind::Http1 { sender, .. } => Either::Left(sender.try_send_request(request)),
+            Kind::Http2 { sender, .. } => Either::Right(sender.try_send_request(request)),
         }
     }
 

@@ -149,18 +149,11 @@ impl Pool {
         self.shared.borrow_mut().retain(wanted);
     }
 
-    /// A connection, used before if there is one that idles.
-    pub(crate) async fn take(
-        self: &Rc<Self>,
-        protocol: Protocol,
-        limit: Duration,
-    ) -> Result<Connection, ConnectError> {
+    /// A connection that is there already, if one is free.
+    pub(crate) fn take(self: &Rc<Self>, protocol: Protocol) -> Option<Connection> {
         match protocol {
-            Protocol::Http1 => match self.take_idle() {
-                Some(connection) => Ok(connection),
-                None => self.connect(protocol, limit).await,
-            },
-            Protocol::Http2 => self.take_shared(limit).await,
+            Protocol::Http1 => self.take_idle(),
+            Protocol::Http2 => self.join_shared(),
         }
     }
 
@@ -172,11 +165,10 @@ impl Pool {
     ) -> Result<Connection, ConnectError> {
         match protocol {
             Protocol::Http1 => {
-                let sender = self.clone().open_http1();
-                let sender = within(limit, sender).await?;
+                let sender = within(limit, self.clone().open_http1()).await?;
                 Ok(Connection::http1(sender, self.clone(), false))
             }
-            Protocol::Http2 => self.take_shared(limit).await,
+            Protocol::Http2 => self.share(limit).await,
         }
     }
 
@@ -205,7 +197,7 @@ impl Pool {
         }
     }
 
-    async fn take_shared(self: &Rc<Self>, limit: Duration) -> Result<Connection, ConnectError> {
+    async fn share(self: &Rc<Self>, limit: Duration) -> Result<Connection, ConnectError> {
         loop {
             if let Some(connection) = self.join_shared() {
                 return Ok(connection);

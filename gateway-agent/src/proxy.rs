@@ -59,11 +59,12 @@ pub(crate) async fn serve(
     response
 }
 
-async fn guarded(
+fn guarded(
     grpc: bool,
     work: impl Future<Output = Result<Response<Body>, Rejection>>,
-) -> Response<Body> {
-    match AssertUnwindSafe(work).catch_unwind().await {
+) -> impl Future<Output = Response<Body>> {
+    let ended = AssertUnwindSafe(work).catch_unwind();
+    ended.map(move |ended| match ended {
         Ok(Ok(response)) => response,
         Ok(Err(Rejection::Refused(refusal))) => answer::refused(&refusal, grpc),
         Ok(Err(Rejection::Fault(fault, backend))) => {
@@ -74,7 +75,7 @@ async fn guarded(
             tracing::error!("a request panicked");
             answer::fault(Fault::Internal, None, grpc)
         }
-    }
+    })
 }
 
 /// The steps of a request. Accepting is the listener's, classifying and
