@@ -139,7 +139,7 @@ async fn attempt(
         .unsent
         .or(spare.filter(|_| went_stale(&failure.why, &connection)));
     match again.filter(|_| connection.reused) {
-        Some(request) => Box::pin(attempt_afresh(pool, protocol, timeouts, request)).await,
+        Some(request) => Box::pin(attempt_afresh(pool, protocol, timeouts, *request)).await,
         None => Err(failure.why),
     }
 }
@@ -164,7 +164,7 @@ async fn attempt_afresh(
 /// A failed send, with the request if nothing of it was written.
 struct Unanswered {
     why: Failure,
-    unsent: Option<Request<Upload>>,
+    unsent: Option<Box<Request<Upload>>>,
 }
 
 type Sent = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
@@ -185,7 +185,7 @@ fn judge(answered: Option<Sent>, progress: &Progress) -> Result<Response<Incomin
         }
         Some(Ok(response)) => Ok(response),
         Some(Err(mut error)) => Err(Unanswered {
-            unsent: error.take_message(),
+            unsent: error.take_message().map(Box::new),
             why: match progress.fault() {
                 Some(fault) => Failure::Upload(fault),
                 None => Failure::Reset(error.into_error()),
@@ -195,7 +195,7 @@ fn judge(answered: Option<Sent>, progress: &Progress) -> Result<Response<Incomin
 }
 
 /// A request that may be sent twice: idempotent, and without a body.
-fn spare(request: &Request<Upload>) -> Option<Request<Upload>> {
+fn spare(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
     let safe = request.method().is_idempotent() && request.body().is_end_stream();
     safe.then(|| {
         let mut spare = Request::new(Upload::none(request.body().progress().clone()));
@@ -203,7 +203,7 @@ fn spare(request: &Request<Upload>) -> Option<Request<Upload>> {
         *spare.uri_mut() = request.uri().clone();
         *spare.version_mut() = request.version();
         *spare.headers_mut() = request.headers().clone();
-        spare
+        Box::new(spare)
     })
 }
 
