@@ -193,11 +193,13 @@ pub(crate) fn refused(refusal: &Refusal, grpc: bool) -> Response<Body> {
     answer(&face, backend, Some(refusal.version), wait, grpc)
 }
 
-/// The answer to a request that failed, at `backend` if it got that far.
-pub(crate) fn fault(fault: Fault, backend: Option<&str>, grpc: bool) -> Response<Body> {
+/// The answer to a request that failed; with the backend, and the decision it
+/// was admitted under, if it got that far.
+pub(crate) fn fault(fault: Fault, at: Option<(&str, Version)>, grpc: bool) -> Response<Body> {
     // What frees up again soon, and by itself.
     let wait = matches!(fault, Fault::Limit | Fault::NoRegion).then_some(Duration::from_secs(1));
-    answer(&fault.face(), backend, None, wait, grpc)
+    let (backend, version) = at.unzip();
+    answer(&fault.face(), backend, version, wait, grpc)
 }
 
 fn answer(

@@ -19,7 +19,7 @@ pub(crate) enum Body {
     /// Ours, whole.
     Full(Bytes),
     /// A backend's.
-    Relay(Relay),
+    Relay(Box<Relay>),
 }
 
 impl http_body::Body for Body {

@@ -259,7 +259,8 @@ fn deliver(
             true => Watchdog::new(STREAM_IDLE, None),
             false => Watchdog::new(BODY_IDLE, Some(left)),
         };
-        Body::Relay(Relay::new(body, exchange, watchdog, grpc, parts.status))
+        let relay = Relay::new(body, exchange, watchdog, grpc, parts.status);
+        Body::Relay(Box::new(relay))
     };
     headers::prepare_response(&mut parts.headers);
     Response::from_parts(parts, body)

@@ -260,6 +260,7 @@ impl CoreGate {
             started,
             latency: None,
             trial,
+            version: stance.version,
             finished: false,
         })
     }
@@ -315,10 +316,16 @@ pub struct Permit {
     /// Until the response's header came.
     latency: Option<Duration>,
     trial: Option<Arc<Lease>>,
+    version: Version,
     finished: bool,
 }
 
 impl Permit {
+    /// The decision it was admitted under.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
     /// Whether it is a trial of a HALF_OPEN backend.
     pub fn is_trial(&self) -> bool {
         self.trial.is_some()

@@ -31,15 +31,17 @@ pub(crate) struct Client {
 
 /// Why a request gets an answer of ours.
 enum Rejection {
-    /// It failed, at a backend if it got that far.
-    Fault(Fault, Option<BackendName>),
+    /// It failed before it got to a backend.
+    Fault(Fault),
+    /// It failed at this backend, admitted under this decision.
+    FaultAt(Fault, BackendName, breaker_core::Version),
     /// No backend takes it.
     Refused(Refusal),
 }
 
 impl From<Fault> for Rejection {
     fn from(fault: Fault) -> Self {
-        Self::Fault(fault, None)
+        Self::Fault(fault)
     }
 }
 
@@ -67,9 +69,9 @@ fn guarded(
     ended.map(move |ended| match ended {
         Ok(Ok(response)) => response,
         Ok(Err(Rejection::Refused(refusal))) => answer::refused(&refusal, grpc),
-        Ok(Err(Rejection::Fault(fault, backend))) => {
-            let backend = backend.as_ref().map(BackendName::as_str);
-            answer::fault(fault, backend, grpc)
+        Ok(Err(Rejection::Fault(fault))) => answer::fault(fault, None, grpc),
+        Ok(Err(Rejection::FaultAt(fault, backend, version))) => {
+            answer::fault(fault, Some((backend.as_str(), version)), grpc)
         }
         Err(_) => {
             tracing::error!("a request panicked");
@@ -107,8 +109,9 @@ async fn handle(
     let path = target.path.into_owned();
     let body = Upload::new(body, destination.max_request_bytes);
     let request = outgoing(parts, &path, host, client, grpc, body)?;
+    let decision = permit.version();
     let sent = forward(permit, pool, &upstream.timeouts, request, grpc).await;
-    sent.map_err(|fault| Rejection::Fault(fault, Some(upstream.name.clone())))
+    sent.map_err(|fault| Rejection::FaultAt(fault, upstream.name.clone(), decision))
 }
 
 fn route<'t>(table: &'t Table, parts: &Parts, target: &Target<'_>) -> Option<&'t Destination> {

@@ -96,7 +96,7 @@ async fn a_backend_that_takes_no_connection_is_a_bad_gateway() {
     let head = client.head().await;
     assert!(head.starts_with("http/1.1 502 bad gateway\r\n"), "{head}");
     assert!(
-        head.contains("x-rampmeter: reason=connect; backend=s/r\r\n"),
+        head.contains("x-rampmeter: reason=connect; backend=s/r; decision=0.0\r\n"),
         "{head}"
     );
     rig.settled(Tally::Connect).await;
