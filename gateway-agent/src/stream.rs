@@ -235,7 +235,7 @@ impl Dialer {
             }
             End::Lost(why) => tracing::debug!(address, again_in, "no control plane: {why}"),
             End::GoAway(_) => {
-                tracing::info!(address, again_in, "asked to come back later or elsewhere")
+                tracing::info!(address, again_in, "asked to come back later or elsewhere");
             }
             End::Stopped => {}
         }
