@@ -66,8 +66,12 @@ impl Durations {
             "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}"
         ));
         let sum = self.sum_us.get() as f64 / 1e6;
-        page.line(format_args!("{name}_sum{{{labels}}} {sum}"));
-        page.line(format_args!("{name}_count{{{labels}}} {count}"));
+        let labels = match labels {
+            "" => String::new(),
+            labels => format!("{{{labels}}}"),
+        };
+        page.line(format_args!("{name}_sum{labels} {sum}"));
+        page.line(format_args!("{name}_count{labels} {count}"));
     }
 }
 

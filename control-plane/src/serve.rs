@@ -115,6 +115,7 @@ fn grpc(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(descriptors)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let (reporter, health_service) = tonic_health::server::health_reporter();
     tokio::spawn(health::run(plane.clone(), reporter));

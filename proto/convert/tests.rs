@@ -103,12 +103,12 @@ fn a_decision_that_lacks_something_or_lies_is_refused_by_field() {
         &BreakerPolicy::default(),
         NOW,
     );
-    let fleet = good.fleet.clone().expect("set above");
+    let fleet = good.fleet.expect("set above");
     let ramp = fleet.ramp.expect("set above");
     let with_ramp = |ramp| v1::Decision {
         fleet: Some(v1::Circuit {
             ramp: Some(ramp),
-            ..fleet.clone()
+            ..fleet
         }),
         ..good.clone()
     };

@@ -132,7 +132,9 @@ struct Watched {
     file: ConfigFile,
     /// The file's content was put in force, or refused for good.
     settled: bool,
+    /// The start is over: what comes now is a change.
     started: bool,
+    looked: bool,
     /// The last refusal: told once.
     refused: String,
 }
@@ -143,19 +145,23 @@ impl Watched {
             file,
             settled: false,
             started: false,
+            looked: false,
             refused: String::new(),
         }
     }
 
     async fn look(&mut self, plane: &Plane) {
-        match read(&self.file.path) {
-            Ok(yaml) if yaml != self.file.yaml => {
-                self.file.yaml = yaml;
-                self.settled = false;
-                self.started = true;
+        // The first look is for what was checked at the start.
+        if std::mem::replace(&mut self.looked, true) {
+            match read(&self.file.path) {
+                Ok(yaml) if yaml != self.file.yaml => {
+                    self.file.yaml = yaml;
+                    self.settled = false;
+                    self.started = true;
+                }
+                Ok(_) => {}
+                Err(error) => self.refuse(plane, error).await,
             }
-            Ok(_) => {}
-            Err(error) => self.refuse(plane, error).await,
         }
         if self.settled {
             return;

@@ -159,10 +159,13 @@ impl Reader<'_> {
     fn acknowledge(&self, ack: v1::Acknowledge) {
         let mut told = self.session.told();
         if ack.decisions_sequence > told.acknowledged {
-            told.acknowledged = ack.decisions_sequence.min(told.sent);
-            if let Some(lag) = self.plane.table.age(ack.decisions_sequence) {
+            // The snapshot tells of changes that are older than the stream.
+            let snapshot = told.acknowledged == 0;
+            let lag = self.plane.table.age(ack.decisions_sequence);
+            if let Some(lag) = lag.filter(|_| !snapshot) {
                 self.plane.metrics.convergence.observe(lag);
             }
+            told.acknowledged = ack.decisions_sequence.min(told.sent);
         }
         told.config_revision = ack.config_revision;
         let error: String = ack.config_error.chars().take(CONFIG_ERROR_LIMIT).collect();

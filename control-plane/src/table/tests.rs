@@ -120,10 +120,7 @@ fn streams_that_ask_for_the_same_share_one_encoding_while_it_is_fresh() {
     let (first, second) = (frame(NOW), frame(NOW + Duration::from_millis(20)));
     assert_eq!(first.as_ptr(), second.as_ptr(), "one allocation");
     let later = frame(NOW + Duration::from_secs(10));
-    let left = decisions(later).decisions[0]
-        .fleet
-        .clone()
-        .and_then(|c| c.retry_in);
+    let left = decisions(later).decisions[0].fleet.and_then(|c| c.retry_in);
     assert_eq!(
         left.expect("open").seconds,
         20,

@@ -1,0 +1,410 @@
+//! A replica in this process, scripted agents, and patience with a deadline.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use breaker_core::BackendName;
+use bytes::Bytes;
+use control_plane::{
+    Listeners, Options,
+    config::ConfigFile,
+    serve,
+    store::{
+        Answer, Commit, ConfigRecord, EventPage, EventQuery, Hints, Presence, PutConfig, Record,
+        ReplicaId, Store, StoreError, SyncReply, SyncRequest, memory::MemoryStore,
+    },
+};
+use rampmeter_api::v1::{
+    self, agent_service_client::AgentServiceClient, connect_request::Message as Up,
+    connect_response::Message as Down, fleet_service_client::FleetServiceClient,
+    operator_service_client::OperatorServiceClient,
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming, transport::Channel};
+
+/// Longest wait for anything that happens soon.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// Two POPs, one service in two regions, short times.
+pub(crate) const FLEET: &str = r#"
+pops:
+  fra1: {region_order: [us-east, us-west]}
+  iad1: {region_order: [us-east, us-west]}
+services:
+  pay:
+    routes: [{path_prefix: /}]
+    timeouts: {connect: 500ms, response_headers: 500ms, total: 500ms}
+    breaker: {open_duration: 500ms, ramp_duration: 1s}
+    backends:
+      us-east: {endpoints: ["http://127.0.0.1:8080"]}
+      us-west: {endpoints: ["http://127.0.0.1:8081"]}
+"#;
+
+/// The backend that tests break.
+pub(crate) const EAST: &str = "pay/us-east";
+
+/// A running replica.
+pub(crate) struct Replica {
+    pub(crate) address: SocketAddr,
+    pub(crate) http: SocketAddr,
+    end: Option<oneshot::Sender<()>>,
+    served: JoinHandle<anyhow::Result<()>>,
+    dir: Option<tempfile::TempDir>,
+}
+
+impl Replica {
+    /// One replica with a store of its own.
+    pub(crate) async fn alone(yaml: &str) -> Self {
+        let name = ReplicaId::new("one");
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("fleet.yaml");
+        std::fs::write(&file, yaml).expect("a file");
+        let mut replica = Self::start("one", Arc::new(MemoryStore::new(name)), Some(&file)).await;
+        replica.dir = Some(dir);
+        replica
+    }
+
+    pub(crate) async fn start(name: &str, store: Arc<dyn Store>, file: Option<&Path>) -> Self {
+        let bind = || TcpListener::bind(("127.0.0.1", 0));
+        let listeners = Listeners {
+            grpc: bind().await.expect("a port"),
+            http: bind().await.expect("a port"),
+        };
+        let address = listeners.grpc.local_addr().expect("bound");
+        let http = listeners.http.local_addr().expect("bound");
+        let options = Options {
+            name: ReplicaId::new(name),
+            config: file.map(|f| ConfigFile::read(f).expect("a valid file")),
+            store,
+            store_name: "memory".to_owned(),
+        };
+        let (end, ended) = oneshot::channel();
+        let shutdown = async {
+            // Dropped without a word: the test is over.
+            let _ = ended.await;
+        };
+        Self {
+            address,
+            http,
+            end: Some(end),
+            served: tokio::spawn(serve(options, listeners, shutdown)),
+            dir: None,
+        }
+    }
+
+    /// Its fleet file.
+    pub(crate) fn file(&self) -> std::path::PathBuf {
+        self.dir
+            .as_ref()
+            .expect("started alone")
+            .path()
+            .join("fleet.yaml")
+    }
+
+    /// Ends it gently and waits.
+    pub(crate) async fn stop(mut self) {
+        drop(self.end.take());
+        let served = timeout(SOON, self.served).await.expect("it ends in time");
+        served.expect("no panic").expect("no error");
+    }
+
+    async fn channel(&self) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.address)).expect("a URL");
+        endpoint.connect().await.expect("it listens")
+    }
+
+    pub(crate) async fn fleet(&self) -> FleetServiceClient<Channel> {
+        FleetServiceClient::new(self.channel().await)
+    }
+
+    pub(crate) async fn operator(&self) -> OperatorServiceClient<Channel> {
+        OperatorServiceClient::new(self.channel().await)
+    }
+
+    pub(crate) async fn backend(&self, name: &str) -> v1::Backend {
+        let request = v1::GetBackendRequest { name: name.into() };
+        let response = self.fleet().await.get_backend(request).await;
+        response
+            .expect("an answer")
+            .into_inner()
+            .backend
+            .expect("a backend")
+    }
+
+    pub(crate) async fn events(&self, backend: &str) -> Vec<v1::Event> {
+        let request = v1::ListEventsRequest {
+            backend: backend.into(),
+            ..Default::default()
+        };
+        let response = self.fleet().await.list_events(request).await;
+        response.expect("an answer").into_inner().events
+    }
+
+    /// An agent that is let in.
+    pub(crate) async fn agent(&self, name: &str, pop: &str) -> Agent {
+        self.try_agent(hello(name, pop)).await.expect("let in")
+    }
+
+    pub(crate) async fn try_agent(&self, hello: v1::Hello) -> Result<Agent, Status> {
+        let mut agent = self.stream(Up::Hello(hello)).await?;
+        agent.welcome = agent
+            .find(|down| match down {
+                Down::Welcome(welcome) => Some(welcome.clone()),
+                _ => None,
+            })
+            .await;
+        Ok(agent)
+    }
+
+    /// A stream that starts with any message.
+    pub(crate) async fn stream(&self, first: Up) -> Result<Agent, Status> {
+        let (up, requests) = mpsc::channel(64);
+        up.send(request(first)).await.expect("room");
+        let mut client = AgentServiceClient::new(self.channel().await);
+        let down = client
+            .connect(ReceiverStream::new(requests))
+            .await?
+            .into_inner();
+        Ok(Agent {
+            up,
+            down,
+            sequence: 0,
+            welcome: v1::Welcome::default(),
+        })
+    }
+}
+
+pub(crate) fn hello(name: &str, pop: &str) -> v1::Hello {
+    v1::Hello {
+        agent: name.to_owned(),
+        instance: format!("{name}-1"),
+        pop: pop.to_owned(),
+        version: "test".to_owned(),
+        address: "127.0.0.1:1".to_owned(),
+        ..v1::Hello::default()
+    }
+}
+
+fn request(message: Up) -> v1::ConnectRequest {
+    v1::ConnectRequest {
+        message: Some(message),
+    }
+}
+
+/// A scripted agent.
+pub(crate) struct Agent {
+    up: mpsc::Sender<v1::ConnectRequest>,
+    down: Streaming<v1::ConnectResponse>,
+    sequence: u64,
+    pub(crate) welcome: v1::Welcome,
+}
+
+impl Agent {
+    pub(crate) async fn say(&self, message: Up) {
+        // The replica may have ended the stream: the test will see.
+        let _ = self.up.send(request(message)).await;
+    }
+
+    /// The next message; answers heartbeats and acknowledges decisions.
+    pub(crate) async fn next(&mut self) -> Result<Option<Down>, Status> {
+        let message = self.down.message().await?.and_then(|m| m.message);
+        match &message {
+            Some(Down::Heartbeat(beat)) => self.say(Up::Heartbeat(*beat)).await,
+            Some(Down::Decisions(decisions)) => {
+                let acknowledge = v1::Acknowledge {
+                    decisions_sequence: decisions.sequence,
+                    config_revision: 1,
+                    config_error: String::new(),
+                };
+                self.say(Up::Acknowledge(acknowledge)).await;
+            }
+            _ => {}
+        }
+        Ok(message)
+    }
+
+    /// Waits for a message that `wanted` picks.
+    pub(crate) async fn find<T>(&mut self, mut wanted: impl FnMut(&Down) -> Option<T>) -> T {
+        let search = async {
+            loop {
+                let down = self
+                    .next()
+                    .await
+                    .expect("the stream lives")
+                    .expect("the stream lives");
+                if let Some(found) = wanted(&down) {
+                    return found;
+                }
+            }
+        };
+        timeout(SOON, search).await.expect("the message comes soon")
+    }
+
+    /// Waits until this backend is in this state.
+    pub(crate) async fn state(&mut self, name: &str, state: v1::BreakerState) -> v1::Decision {
+        self.find(|down| {
+            let Down::Decisions(decisions) = down else {
+                return None;
+            };
+            let mut of_backend = decisions.decisions.iter().filter(|d| d.backend == name);
+            of_backend
+                .find(|d| d.fleet.as_ref().is_some_and(|f| f.state() == state))
+                .cloned()
+        })
+        .await
+    }
+
+    pub(crate) async fn grant(&mut self) -> v1::TrialGrant {
+        self.find(|down| match down {
+            Down::TrialGrant(grant) => Some(grant.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    pub(crate) async fn go_away(&mut self) -> v1::GoAway {
+        self.find(|down| match down {
+            Down::GoAway(go) => Some(go.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Reports requests of the current slot, some of them failed.
+    pub(crate) async fn report(&mut self, name: &str, requests: u32, failures: u32) {
+        let backend = v1::BackendReport {
+            backend: name.to_owned(),
+            slots: vec![v1::Slot {
+                age_ms: 0,
+                requests,
+                failures,
+                ..v1::Slot::default()
+            }],
+            demand: u64::from(requests).max(1),
+            idempotent_demand: 1,
+            ..v1::BackendReport::default()
+        };
+        self.sequence += 1;
+        let report = v1::Report {
+            sequence: self.sequence,
+            backends: vec![backend],
+        };
+        self.say(Up::Report(report)).await;
+    }
+
+    pub(crate) async fn answer(&self, grant: &v1::TrialGrant, outcome: v1::TrialOutcome) {
+        let result = v1::TrialResult {
+            backend: grant.backend.clone(),
+            lease_id: grant.lease_id.clone(),
+            outcome: outcome.into(),
+        };
+        self.say(Up::TrialResult(result)).await;
+    }
+
+    /// How the stream ends.
+    pub(crate) async fn end(&mut self) -> Option<Status> {
+        let search = async {
+            loop {
+                match self.next().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return None,
+                    Err(status) => return Some(status),
+                }
+            }
+        };
+        timeout(SOON, search).await.expect("the stream ends soon")
+    }
+}
+
+/// Waits until `check` gives something.
+pub(crate) async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let end = Instant::now() + SOON;
+    loop {
+        if let Some(found) = check().await {
+            return found;
+        }
+        assert!(Instant::now() < end, "not in time: {what}");
+        // The condition is looked at again; no outcome depends on this.
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A store that can be switched off.
+pub(crate) struct Switched {
+    pub(crate) on: AtomicBool,
+    inner: MemoryStore,
+}
+
+impl Switched {
+    pub(crate) fn new(inner: MemoryStore) -> Arc<Self> {
+        Arc::new(Self {
+            on: AtomicBool::new(true),
+            inner,
+        })
+    }
+
+    fn when_on<'a, T: Send + 'a>(&'a self, answer: Answer<'a, T>) -> Answer<'a, T> {
+        match self.on.load(Ordering::SeqCst) {
+            true => answer,
+            false => Box::pin(async { Err(StoreError::Unavailable("switched off".to_owned())) }),
+        }
+    }
+}
+
+impl Store for Switched {
+    fn sync(&self, request: SyncRequest) -> Answer<'_, SyncReply> {
+        self.when_on(self.inner.sync(request))
+    }
+
+    fn commit(
+        &self,
+        backend: BackendName,
+        expected: Option<breaker_core::Version>,
+        next: Record,
+        events: Vec<Bytes>,
+    ) -> Answer<'_, Commit> {
+        self.when_on(self.inner.commit(backend, expected, next, events))
+    }
+
+    fn append(&self, backend: Option<BackendName>, events: Vec<Bytes>) -> Answer<'_, ()> {
+        self.when_on(self.inner.append(backend, events))
+    }
+
+    fn events(&self, query: EventQuery) -> Answer<'_, EventPage> {
+        self.when_on(self.inner.events(query))
+    }
+
+    fn config(&self) -> Answer<'_, Option<ConfigRecord>> {
+        self.when_on(self.inner.config())
+    }
+
+    fn put_config(
+        &self,
+        expected: u64,
+        next: ConfigRecord,
+        events: Vec<Bytes>,
+    ) -> Answer<'_, PutConfig> {
+        self.when_on(self.inner.put_config(expected, next, events))
+    }
+
+    fn heartbeat(&self, presence: Presence) -> Answer<'_, Vec<(ReplicaId, Presence)>> {
+        self.when_on(self.inner.heartbeat(presence))
+    }
+
+    fn hints(&self) -> Hints {
+        self.inner.hints()
+    }
+}

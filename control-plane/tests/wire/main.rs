@@ -1,0 +1,11 @@
+//! A replica over real gRPC with scripted agents: what is sent in, and what
+//! comes out, for agents, operators and readers.
+
+mod agents;
+mod configs;
+mod harness;
+mod loops;
+mod operators;
+mod ports;
+mod readers;
+mod replicas;
