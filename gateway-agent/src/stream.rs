@@ -30,7 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(10));
 
 /// Reconnects: full jitter under a bound that doubles from the one to the other.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// A control plane that returns hears its agents for a second before it believes
+/// an empty store, and the fleet agrees again within two.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// After an answer that another attempt will not change, such as a duplicate name.
 const SLOWLY: Duration = Duration::from_secs(5);
