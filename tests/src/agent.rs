@@ -147,6 +147,12 @@ impl Agent {
         applied_version(self.admin, backend).await
     }
 
+    /// Its stream to the control plane is up.
+    pub async fn is_connected(&self) -> bool {
+        let state = self.state().await;
+        state.is_ok_and(|state| state["control_plane"]["connected"] == true)
+    }
+
     /// What its admin port says of it.
     ///
     /// # Errors

@@ -119,13 +119,17 @@ async fn losing_one_replica_or_both_fails_no_request() {
         replica.restart().await.expect("the replica starts again");
     }
     let returned = Instant::now();
-    shared.fleet.in_sync(Duration::from_secs(2)).await;
-    shared
-        .agrees(
-            "dead/us-east",
-            Duration::from_secs(2).saturating_sub(returned.elapsed()),
-        )
-        .await;
+    eventually(
+        "all are connected and agree",
+        Duration::from_secs(2),
+        || async {
+            for agent in &shared.fleet.agents {
+                settled(agent.is_connected().await)?;
+            }
+            shared.common_version("dead/us-east").await
+        },
+    )
+    .await;
     println!("all agree {:?} after both returned", returned.elapsed());
     let back = shared.serves(&traffic, 200).await;
     let failed = [unserved, one_left, none_left, back].concat();
