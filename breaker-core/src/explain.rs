@@ -1,366 +1,80 @@
-//! Decisions in sentences, for the person who was paged.
-//!
-//! Times are told as spans before or after `now`: for an event, pass the time of
-//! the event.
+//! Evidence in sentences, for the person who was paged. Lower-case fragments
+//! without a full stop, so that they fit behind a colon.
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use crate::{
-    breaker::{Breaker, Circuit, Happening, StateName, TrialOutcome},
-    evidence::{CONFIRM_SCORE, CONVICT_SCORE, Evidence, PopEvidence, Score, TripReason},
+    evidence::{CONVICT_SCORE, Evidence, PopEvidence, Score, TripReason},
     ids::PopId,
-    policy::{BreakerPolicy, Mode},
-    time::Timestamp,
-    vantage::Verdict,
 };
 
-/// Why `breaker` is as it is, and what comes next.
-pub fn breaker(
-    breaker: &Breaker,
-    verdict: &Verdict,
-    policy: &BreakerPolicy,
-    now: Timestamp,
-) -> String {
-    let mut text = mode(breaker, policy, now);
-    let held = match breaker.mode(policy) {
-        Mode::Enforce | Mode::Shadow => "The fleet is",
-        Mode::ForcedOpen | Mode::ForcedClosed | Mode::Disabled => "Otherwise the fleet would be",
-    };
-    let fleet = circuit(&breaker.fleet, policy, now);
-    let _ = write!(text, "{held} {fleet}.");
-    for (pop, own) in &breaker.pops {
-        let _ = write!(text, " POP {pop} is {}.", circuit(own, policy, now));
-    }
-    let _ = write!(text, " {}.", capital(&evidence(&verdict.evidence, now)));
-    if verdict.thin {
-        text.push_str(" Too few agents report to act on that for the fleet.");
-    }
-    text
-}
-
-fn mode(breaker: &Breaker, policy: &BreakerPolicy, now: Timestamp) -> String {
-    let what = match breaker.mode(policy) {
-        Mode::Enforce => return String::new(),
-        Mode::Shadow => "Mode SHADOW: decisions are counted, not applied",
-        Mode::ForcedOpen => "Mode FORCED_OPEN: every request is refused",
-        Mode::ForcedClosed => "Mode FORCED_CLOSED: every request passes",
-        Mode::Disabled => "Mode DISABLED: every request passes and nothing is decided",
-    };
-    match &breaker.over {
-        None => format!("{what}, by configuration. "),
-        Some(over) => format!(
-            "{what}, set by {} {} ago ({}), for another {}. ",
-            over.actor,
-            span(now.since(over.created)),
-            over.reason,
-            span(now.until(over.expires)),
-        ),
-    }
-}
-
-/// One circuit: its state, for how long, and what comes next.
-pub fn circuit(circuit: &Circuit, policy: &BreakerPolicy, now: Timestamp) -> String {
-    match circuit {
-        Circuit::Closed {
-            ramp: None,
-            trips: 0,
-            ..
-        } => "CLOSED, every request passes".to_owned(),
-        Circuit::Closed {
-            since,
-            ramp,
-            trips,
-            last_open,
-            served,
-            ..
-        } => {
-            let mut text = format!("CLOSED for {}", span(now.since(*since)));
-            if let Some(ramp) = ramp {
-                let share = percent(ramp.admission(now));
-                let left = span(now.until(ramp.ends()));
-                let _ = write!(
-                    text,
-                    ", lets {share} of requests through, all of them in {left}"
-                );
-            }
-            if *trips > 0 {
-                let left = span(last_open.saturating_sub(*served));
-                let _ = write!(
-                    text,
-                    ", forgets {} after {left} more of good traffic",
-                    times(*trips, "trip")
-                );
-            }
-            text
-        }
-        Circuit::Open {
-            since,
-            until,
-            trips,
-        } => format!(
-            "OPEN for {} after {} in a row, the first trial may run in {}",
-            span(now.since(*since)),
-            times(*trips, "trip"),
-            span(now.until(*until)),
-        ),
-        Circuit::HalfOpen {
-            since,
-            successes,
-            leases,
-            ..
-        } => {
-            let trials = match &leases[..] {
-                [] => "waits for an agent with a request to try".to_owned(),
-                [one] => format!(
-                    "agent {} holds the trial for another {}",
-                    one.agent,
-                    span(now.until(one.expires))
-                ),
-                more => format!("{} trials are out", more.len()),
-            };
-            format!(
-                "HALF_OPEN for {}, {successes} of {} trials succeeded, {trials}",
-                span(now.since(*since)),
-                policy.half_open_successes,
-            )
-        }
-    }
-}
-
-/// What the figures say, convicted or not.
-pub fn evidence(evidence: &Evidence, now: Timestamp) -> String {
-    let Evidence { overall, score, .. } = evidence;
-    if overall.bad == 0 {
-        return "nothing speaks against it".to_owned();
-    }
-    let mut text = format!(
-        "{}, score {:.1} of {CONVICT_SCORE} needed with at least {} bad",
-        seen(evidence.rule, overall, now),
-        overall.nats,
-        percent(evidence.intolerable),
-    );
-    let _ = if evidence.pops_active == 1 {
-        write!(text, "; the only POP with traffic decides")
-    } else {
-        write!(
-            text,
-            "; {:.1} of {CONFIRM_SCORE:.1} needed without the worst POP; {} of {} POPs see it, {} needed",
-            score.nats, evidence.pops_failing, evidence.pops_active, evidence.pops_needed,
-        )
+/// What the figures say of the fleet, convicted or not.
+pub fn evidence(evidence: &Evidence) -> String {
+    let quiet = evidence.pops.iter().all(|pop| !pop.failing) && evidence.suspects.is_empty();
+    let mut text = match evidence.overall.bad {
+        0 if quiet => return "no sign of trouble in the window".to_owned(),
+        0 => "nothing stands out fleet-wide".to_owned(),
+        _ => fleet(evidence),
     };
     if evidence.pops_failing < evidence.pops_needed {
         for pop in evidence.pops.iter().filter(|pop| pop.failing) {
-            let _ = write!(
-                text,
-                "; POP {} fails by itself: {}",
-                pop.pop,
-                pop_alone(evidence.rule, pop, now)
-            );
+            let _ = write!(text, "; POP {} fails by itself: ", pop.pop);
+            text.push_str(&alone(evidence.rule, pop));
         }
     }
     for suspect in &evidence.suspects {
         let _ = write!(
             text,
-            "; left out as a suspect: agent {} in POP {} ({})",
+            "; left out as a suspect, since nobody confirms it: agent {} in POP {} ({})",
             suspect.agent,
             suspect.pop,
-            seen(evidence.rule, &suspect.score, now),
+            seen(evidence.rule, &suspect.score),
         );
     }
     text
 }
 
-/// Why one POP was opened for itself.
-fn pop_alone(rule: TripReason, pop: &PopEvidence, now: Timestamp) -> String {
-    let figures = seen(rule, &pop.score, now);
-    let without = match &pop.left_out {
-        Some(agent) => format!(", even without agent {agent}"),
-        None => String::new(),
-    };
-    format!("{figures} there{without}")
+fn fleet(evidence: &Evidence) -> String {
+    let Evidence { overall, score, .. } = evidence;
+    let figures = format!(
+        "{} since the onset, score {:.1} of {CONVICT_SCORE} needed with at least {:.0} % bad",
+        seen(evidence.rule, overall),
+        overall.nats,
+        evidence.intolerable * 100.0,
+    );
+    if evidence.pops_active == 1 {
+        return format!("{figures}; the only POP with traffic decides");
+    }
+    format!(
+        "{figures}; {:.1} of {:.1} needed without the worst POP; {} of {} POPs see it, {} needed",
+        score.nats,
+        evidence.score_needed(),
+        evidence.pops_failing,
+        evidence.pops_active,
+        evidence.pops_needed,
+    )
 }
 
-/// "23 of 24 requests failed in the last 1.2 s".
-fn seen(rule: TripReason, score: &Score, now: Timestamp) -> String {
+/// What the figures say of a scope; `None` is the fleet.
+pub fn scope(figures: &Evidence, pop: Option<&PopId>) -> String {
+    let own = figures.pops.iter().find(|own| Some(&own.pop) == pop);
+    own.map_or_else(|| evidence(figures), |own| alone(figures.rule, own))
+}
+
+fn alone(rule: TripReason, pop: &PopEvidence) -> String {
+    let figures = seen(rule, &pop.score);
+    match &pop.left_out {
+        Some(agent) => format!("{figures} there, even without agent {agent}"),
+        None => format!("{figures} there"),
+    }
+}
+
+/// "23 of 24 requests failed".
+fn seen(rule: TripReason, score: &Score) -> String {
     let how = match rule {
         TripReason::OverloadRate => "failed or were refused as overload",
         TripReason::SlowCallRate => "were slow",
         TripReason::FailureRate | TripReason::TrialFailed | TripReason::Override => "failed",
     };
-    let requests = times_plural(score.requests, "request");
-    format!(
-        "{} of {requests} {how} in the last {}",
-        score.bad,
-        span(now.since(score.onset))
-    )
-}
-
-/// One event. `now` is when it happened.
-pub fn happening(happening: &Happening, now: Timestamp) -> String {
-    match happening {
-        Happening::Transition {
-            pop,
-            from,
-            to,
-            reason,
-            evidence,
-            next,
-        } => {
-            let mut text = format!(
-                "{} went from {} to {}",
-                scope(pop.as_ref()),
-                name(*from),
-                name(*to)
-            );
-            if let Some(why) = cause(pop.as_ref(), *reason, evidence.as_ref(), now) {
-                let _ = write!(text, ": {why}");
-            }
-            if let Some(next) = next {
-                let what = what_next(*to, *reason);
-                let _ = write!(text, "; {what} in {}", span(now.until(*next)));
-            }
-            text
-        }
-        Happening::TrialGranted(lease) => format!(
-            "agent {} in POP {} may send one trial within {}",
-            lease.agent,
-            lease.pop,
-            span(now.until(lease.expires)),
-        ),
-        Happening::TrialEnded(lease, outcome) => {
-            let how = match outcome {
-                TrialOutcome::Succeeded => "succeeded",
-                TrialOutcome::Failed => "failed",
-                TrialOutcome::Returned => "was given back unused",
-            };
-            format!(
-                "the trial of agent {} in POP {} {how}",
-                lease.agent, lease.pop
-            )
-        }
-        Happening::TrialLost(lease) => format!(
-            "the trial of agent {} in POP {} ran out without a result",
-            lease.agent, lease.pop
-        ),
-        Happening::RampCut(to) => format!(
-            "failures during the ramp: admission cut to {}",
-            percent(*to)
-        ),
-        Happening::RampFinished => "every request passes again".to_owned(),
-        Happening::ShadowTrip {
-            pop,
-            evidence: figures,
-            limited,
-            ..
-        } => {
-            let why = if *limited {
-                "too many backends opened within a minute, our own telemetry is the likelier suspect"
-            } else {
-                "mode SHADOW"
-            };
-            format!(
-                "{} would have opened, but for {why}: {}",
-                scope(pop.as_ref()),
-                evidence(figures, now)
-            )
-        }
-        Happening::OverrideSet(over) => format!(
-            "{} set {} for {}: {}",
-            over.actor,
-            mode_name(over.mode),
-            span(now.until(over.expires)),
-            over.reason
-        ),
-        Happening::OverrideEnded(over, ran_out) => {
-            let how = if *ran_out { "ran out" } else { "was cleared" };
-            format!(
-                "the override {} set by {} {how}",
-                mode_name(over.mode),
-                over.actor
-            )
-        }
-    }
-}
-
-fn cause(
-    pop: Option<&PopId>,
-    reason: Option<TripReason>,
-    figures: Option<&Evidence>,
-    now: Timestamp,
-) -> Option<String> {
-    match reason? {
-        TripReason::TrialFailed => Some("a trial failed".to_owned()),
-        TripReason::Override => Some("an operator's override".to_owned()),
-        TripReason::FailureRate | TripReason::OverloadRate | TripReason::SlowCallRate => {
-            let own =
-                |figures: &Evidence| figures.pops.iter().find(|p| Some(&p.pop) == pop).cloned();
-            figures.map(|figures| match own(figures) {
-                Some(own) => pop_alone(figures.rule, &own, now),
-                None => evidence(figures, now),
-            })
-        }
-    }
-}
-
-const fn what_next(state: StateName, reason: Option<TripReason>) -> &'static str {
-    match (state, reason) {
-        (_, Some(TripReason::Override)) => "the override ends",
-        (StateName::Closed, _) => "full admission",
-        (StateName::Open, _) => "the first trial",
-        (StateName::HalfOpen, _) => "the next look",
-    }
-}
-
-fn scope(pop: Option<&PopId>) -> String {
-    pop.map_or_else(|| "the fleet".to_owned(), |pop| format!("POP {pop}"))
-}
-
-/// As in the API.
-pub const fn name(state: StateName) -> &'static str {
-    match state {
-        StateName::Closed => "CLOSED",
-        StateName::Open => "OPEN",
-        StateName::HalfOpen => "HALF_OPEN",
-    }
-}
-
-/// As in the API.
-pub const fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Enforce => "ENFORCE",
-        Mode::Shadow => "SHADOW",
-        Mode::ForcedOpen => "FORCED_OPEN",
-        Mode::ForcedClosed => "FORCED_CLOSED",
-        Mode::Disabled => "DISABLED",
-    }
-}
-
-/// "340 ms", "1.2 s", "12 s", "5 min 3 s".
-pub fn span(span: Duration) -> String {
-    let ms = span.as_millis();
-    match ms {
-        0..1_000 => format!("{ms} ms"),
-        1_000..10_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
-        10_000..60_000 => format!("{} s", ms / 1_000),
-        _ => format!("{} min {} s", ms / 60_000, ms % 60_000 / 1_000),
-    }
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.0} %", share * 100.0)
-}
-
-fn times(n: u32, what: &str) -> String {
-    times_plural(u64::from(n), what)
-}
-
-fn times_plural(n: u64, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| {
-        first.to_uppercase().chain(chars).collect()
-    })
+    format!("{} of {} requests {how}", score.bad, score.requests)
 }

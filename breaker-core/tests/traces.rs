@@ -6,13 +6,14 @@
 
 #![allow(clippy::unwrap_used)] // A test may panic.
 
+mod tell;
+
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration};
 
 use breaker_core::{
     AgentId, Baseline, Breaker, BreakerPolicy, Counts, FleetView, Mode, PopId, PopView, Timestamp,
     TrialLease, Window,
     breaker::{Input, Override, TrialCandidate, TrialOutcome, choose_trial},
-    explain,
     vantage::judge,
 };
 
@@ -85,7 +86,7 @@ impl World {
             "coverage" => self.coverage = words[2].parse().unwrap(),
             "explain" => {
                 let verdict = self.verdict(now);
-                return explain::breaker(&self.breaker, &verdict, &self.policy, now);
+                return tell::breaker(&self.breaker, &verdict, &self.policy, now);
             }
             "trial" => return self.end_trial(words[2], words[3], &options, now),
             "grant" => return self.grant(words[2], words[3], now),
@@ -237,7 +238,7 @@ impl World {
         let step = self.breaker.step(input, &self.policy, now);
         let mut told = String::new();
         for happening in &step.happenings {
-            writeln!(told, "* {}", explain::happening(happening, now)).unwrap();
+            writeln!(told, "* {}", tell::happening(happening, now)).unwrap();
         }
         let Some(next) = step.next else {
             return if told.is_empty() {
@@ -248,7 +249,7 @@ impl World {
         };
         assert!(next.version > self.breaker.version, "{next:?}");
         self.breaker = next;
-        let fleet = explain::circuit(&self.breaker.fleet, &self.policy, now);
+        let fleet = tell::circuit(&self.breaker.fleet, &self.policy, now);
         write!(
             told,
             "= revision {}: {fleet}",
@@ -259,7 +260,7 @@ impl World {
             write!(
                 told,
                 "; {pop} {}",
-                explain::circuit(circuit, &self.policy, now)
+                tell::circuit(circuit, &self.policy, now)
             )
             .unwrap();
         }

@@ -6,13 +6,11 @@ use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering::Relaxed, tim
 use breaker_core::{
     BreakerPolicy, Circuit, Mode, PopId, Timestamp,
     breaker::{Happening, StateName, TrialOutcome},
+    explain,
     histogram::BUCKETS,
 };
 use fleet_config::Service;
-use rampmeter_api::{
-    convert::{decision::Decision, explain},
-    v1,
-};
+use rampmeter_api::{convert::decision::Decision, v1};
 
 use crate::{
     apply::Held,
@@ -260,7 +258,7 @@ impl Watched {
             from, to, evidence, ..
         } = happening
         {
-            let why = evidence.as_ref().map(explain::summary).unwrap_or_default();
+            let why = evidence.as_ref().map(explain::evidence).unwrap_or_default();
             tracing::info!(%backend, ?from, ?to, why, "local breaker");
             self.pending.hurry();
         } else {

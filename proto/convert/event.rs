@@ -4,9 +4,10 @@ use breaker_core::{
     BackendName, PopId, Timestamp, TripReason, Version,
     breaker::{Happening, Override, StateName, TrialOutcome},
     evidence::Suspect,
+    explain,
 };
 
-use super::{explain, timestamp};
+use super::timestamp;
 use crate::v1;
 
 /// What all events of one step share.
@@ -62,12 +63,16 @@ pub fn event(happening: &Happening, stamp: Stamp<'_>) -> v1::Event {
             evidence,
             next,
         } => {
-            let mut text = format!("{name} {} {}", verb(*from, *to), whose(pop.as_ref()));
+            let mut text = format!(
+                "{name} {} {}",
+                verb(*from, *to, *reason),
+                whose(pop.as_ref())
+            );
             if let Some(reason) = reason {
                 text.push_str(&because(*reason));
             }
             if let Some(evidence) = evidence {
-                text = format!("{text}: {}", explain::summary(evidence));
+                text = format!("{text}: {}", explain::scope(evidence, pop.as_ref()));
             }
             v1::Event {
                 from_state: v1::BreakerState::from(*from).into(),
@@ -127,7 +132,7 @@ pub fn event(happening: &Happening, stamp: Stamp<'_>) -> v1::Event {
                 "{name} would have opened {}{}, but {why}: {}",
                 whose(pop.as_ref()),
                 because(*reason),
-                explain::summary(evidence)
+                explain::scope(evidence, pop.as_ref())
             );
             v1::Event {
                 reason: v1::TripReason::from(*reason).into(),
@@ -191,11 +196,12 @@ fn by(event: v1::Event, actor: &str) -> v1::Event {
     }
 }
 
-fn verb(from: StateName, to: StateName) -> &'static str {
+fn verb(from: StateName, to: StateName, reason: Option<TripReason>) -> &'static str {
     match (from, to) {
         (StateName::HalfOpen, StateName::Open) => "opened again",
         (_, StateName::Open) => "opened",
         (_, StateName::HalfOpen) => "is HALF_OPEN and waits for trial requests",
+        (_, StateName::Closed) if reason == Some(TripReason::Override) => "closed",
         (_, StateName::Closed) => "closed and ramps up",
     }
 }

@@ -1,9 +1,10 @@
 //! Evidence and policies, for people.
 
 use breaker_core::{
-    BreakerPolicy, Evidence, TripReason,
+    BreakerPolicy, Evidence,
     breaker::Override,
     evidence::{PopEvidence, Suspect},
+    explain,
 };
 
 use super::{duration, timestamp};
@@ -15,7 +16,7 @@ impl From<&Evidence> for v1::Evidence {
         let suspects = e.suspects.iter().map(v1::Suspect::from);
         Self {
             rule: v1::TripReason::from(e.rule).into(),
-            summary: summary(e),
+            summary: explain::evidence(e),
             score: round(e.score.nats),
             score_threshold: round(e.score_needed()),
             tolerated_rate: e.tolerated,
@@ -91,57 +92,6 @@ impl From<&Override> for v1::Override {
             expire_time: Some(timestamp(o.expires)),
         }
     }
-}
-
-/// What a rule counts, in words.
-pub fn bad_words(rule: TripReason) -> &'static str {
-    match rule {
-        TripReason::FailureRate => "failed",
-        TripReason::OverloadRate => "failed or were refused",
-        TripReason::SlowCallRate => "were slow",
-        TripReason::TrialFailed => "failed as trials",
-        TripReason::Override => "were overridden",
-    }
-}
-
-/// One sentence for a person.
-pub fn summary(e: &Evidence) -> String {
-    let mut text = if e.overall.requests == 0 || e.overall.bad == 0 {
-        "no sign of trouble in the window".to_owned()
-    } else {
-        format!(
-            "{} of {} requests {} since the onset; {} of {} active POPs vote failing ({} needed); \
-             without its worst witness the evidence scores {:.1} of {:.1} nats",
-            e.overall.bad,
-            e.overall.requests,
-            bad_words(e.rule),
-            e.pops_failing,
-            e.pops_active,
-            e.pops_needed,
-            e.score.nats,
-            e.score_needed(),
-        )
-    };
-    if !e.suspects.is_empty() {
-        text.push_str("; ");
-        text.push_str(&suspects(&e.suspects));
-    }
-    text
-}
-
-fn suspects(list: &[Suspect]) -> String {
-    let named = list.iter().map(|s| {
-        let score = &s.score;
-        format!(
-            "{} in {} ({} of {} bad)",
-            s.agent, s.pop, score.bad, score.requests
-        )
-    });
-    let named: Vec<_> = named.collect();
-    format!(
-        "suspect vantage, confirmed by nobody else: {}",
-        named.join(", ")
-    )
 }
 
 /// Three decimals are plenty for people.

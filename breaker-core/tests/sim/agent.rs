@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use breaker_core::{
     Breaker, BreakerPolicy, Counts, PopId, Timestamp, TrialLease,
-    breaker::{TrialOutcome, Version},
-    explain::name,
+    breaker::{StateName, TrialOutcome, Version},
     window::SLOT,
 };
 
@@ -93,7 +92,7 @@ impl Agent {
         let half_open = self
             .applied
             .as_ref()
-            .is_some_and(|b| name(b.state(policy, Some(&self.pop))) == "HALF_OPEN");
+            .is_some_and(|b| b.state(policy, Some(&self.pop)) == StateName::HalfOpen);
         self.lease
             .take_if(|lease| half_open && lease.expires >= now + LONGEST_SERVICE)
     }
