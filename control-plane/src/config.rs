@@ -184,7 +184,7 @@ fn in_words(changes: &[String]) -> String {
 /// Takes over what another replica has put in force.
 pub async fn refresh(plane: &Plane) -> Result<(), StoreError> {
     let Some(record) = plane.ask("config", plane.store.config()).await? else {
-        return Ok(());
+        return restore(plane).await;
     };
     if plane
         .fleet()
@@ -199,6 +199,30 @@ pub async fn refresh(plane: &Plane) -> Result<(), StoreError> {
             let revision = record.revision;
             tracing::error!(revision, %errors, "the store's configuration cannot be read; the one before stays");
         }
+    }
+    Ok(())
+}
+
+/// Gives a store that lost its configuration the one in force back, for replicas
+/// that start later.
+async fn restore(plane: &Plane) -> Result<(), StoreError> {
+    let Some(fleet) = plane.fleet() else {
+        return Ok(());
+    };
+    let record = ConfigRecord {
+        revision: fleet.revision,
+        yaml: fleet.yaml.clone(),
+        applied: fleet.applied,
+        source: fleet.source.clone(),
+        digests: fleet.digests.clone(),
+    };
+    let put = plane.store.put_config(0, record, Vec::new());
+    // Lost: another replica gave its own back first; the next refresh takes it.
+    if plane.ask("put_config", put).await? == PutConfig::Done {
+        tracing::warn!(
+            revision = fleet.revision,
+            "the store had lost the configuration and has it back"
+        );
     }
     Ok(())
 }

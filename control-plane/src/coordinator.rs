@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::{
     config::Fleet,
+    events,
     plane::{Plane, TrialAnswer, until_set},
     store::{Hint, REPAIR_GRACE, StoreError, SyncReply, SyncRequest},
 };
@@ -54,6 +55,8 @@ pub struct Coordinator {
     due: Due,
     memory: BTreeMap<BackendName, Memory>,
     trials: BTreeMap<BackendName, Vec<TrialAnswer>>,
+    /// The newest epoch seen; 0 before the first sync.
+    epoch: u64,
 }
 
 impl Coordinator {
@@ -64,6 +67,7 @@ impl Coordinator {
             due: Due::default(),
             memory: BTreeMap::new(),
             trials: BTreeMap::new(),
+            epoch: 0,
         }
     }
 
@@ -176,7 +180,29 @@ impl Coordinator {
         request
     }
 
+    /// Tells of a new epoch once; each replica that lived through it does.
+    async fn notice_epoch(&mut self, reply: &SyncReply) {
+        let newest = reply.backends.iter().map(|b| b.epoch).max().unwrap_or(0);
+        let before = self.epoch;
+        self.epoch = newest.max(before);
+        if before == 0 || newest <= before {
+            return;
+        }
+        tracing::warn!(
+            before,
+            epoch = newest,
+            "the store lost or changed its history"
+        );
+        let news = vec![events::of_epoch(&self.plane, newest)];
+        // Lost with the store; the log has it.
+        let _ = self
+            .plane
+            .ask("append", self.plane.store.append(None, news))
+            .await;
+    }
+
     async fn decide_all(&mut self, reply: SyncReply, fleet: &Fleet) {
+        self.notice_epoch(&reply).await;
         for state in reply.backends {
             let name = state.name.clone();
             if fleet.config.backend(&name).is_none() {

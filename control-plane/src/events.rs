@@ -33,6 +33,16 @@ pub fn of_config(plane: &Plane, kind: v1::EventKind, summary: String, source: &s
     }
 }
 
+/// The store lost or changed its history.
+pub fn of_epoch(plane: &Plane, epoch: u64) -> Bytes {
+    let summary = format!(
+        "epoch {epoch} started: the store lost or changed its history; what replicas and agents \
+         held was committed again"
+    );
+    let event = stamp(plane, None, None).event(v1::EventKind::EpochStarted, summary);
+    Bytes::from(event.encode_to_vec())
+}
+
 /// Events of one step, encoded, and the one that the record keeps: the last
 /// transition of the fleet's circuit.
 pub fn of_step(

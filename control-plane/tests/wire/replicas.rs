@@ -200,6 +200,35 @@ async fn a_replica_that_forgot_adopts_the_newest_decision_that_agents_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_is_behind_what_an_agent_holds_starts_a_new_epoch_and_says_so() {
+    let replica = Replica::alone(FLEET).await;
+    let mut first = replica.agent("first", "fra1").await;
+    let closed = first.state(EAST, BreakerState::Closed).await;
+    let ahead = closed.version.expect("set").epoch + 1000;
+    let decision = v1::Decision {
+        version: Some(v1::Version {
+            epoch: ahead,
+            revision: 5,
+        }),
+        ..held(5, BreakerState::Open)
+    };
+    let hello = v1::Hello {
+        held: vec![decision],
+        ..hello("ahead", "iad1")
+    };
+    let _ahead = replica.try_agent(hello).await.expect("let in");
+    let adopted = first.state(EAST, BreakerState::Open).await;
+    assert!(adopted.version.expect("set").epoch > ahead, "{adopted:?}");
+    eventually("the new epoch is an event", async || {
+        let events = replica.events("").await;
+        events
+            .into_iter()
+            .find(|e| e.kind() == EventKind::EpochStarted)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_outlive_the_replica_that_made_them() {
     let pair = pair().await;
     let override_ = v1::OverrideBackendRequest {
