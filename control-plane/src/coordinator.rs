@@ -138,7 +138,7 @@ impl Coordinator {
         }
         let request = self.request(&due, &fleet);
         match self.plane.sync(request).await {
-            Ok(reply) => self.decide_all(reply, &fleet).await,
+            Ok(reply) => self.decide_all(reply, &fleet, start).await,
             Err(error) => self.postpone(due, &error),
         }
         self.plane.metrics.decide.observe(start.elapsed());
@@ -201,7 +201,9 @@ impl Coordinator {
             .await;
     }
 
-    async fn decide_all(&mut self, reply: SyncReply, fleet: &Fleet) {
+    /// `start` is the round's: what was looked at together is due together again,
+    /// in one call to the store.
+    async fn decide_all(&mut self, reply: SyncReply, fleet: &Fleet, start: Instant) {
         self.notice_epoch(&reply).await;
         for state in reply.backends {
             let name = state.name.clone();
@@ -217,7 +219,7 @@ impl Coordinator {
                     AWAY
                 }
             };
-            self.due.at(name, Instant::now() + next);
+            self.due.at(name, start + next);
         }
     }
 

@@ -1,8 +1,8 @@
 //! A backend as readers see it.
 
-use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit, Mode, Timestamp, TrialLease};
+use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit, Timestamp, TrialLease};
 
-use super::{decision::admission, duration, timestamp, words};
+use super::{duration, timestamp};
 use crate::v1;
 
 /// Everything but traffic and endpoints, which the caller knows.
@@ -16,8 +16,8 @@ pub fn backend(
     let circuit = &breaker.fleet;
     let pops = breaker.pops.iter().map(|(pop, circuit)| v1::PopState {
         pop: pop.as_str().to_owned(),
-        state: v1::BreakerState::from(words::state_of(circuit)).into(),
-        admission: effective(mode, circuit, now),
+        state: v1::BreakerState::from(circuit.state()).into(),
+        admission: breaker.admission(policy, Some(pop), now),
         retry_time: retry_time(circuit),
     });
     let leases = match circuit {
@@ -26,13 +26,13 @@ pub fn backend(
     };
     v1::Backend {
         name: name.as_str().to_owned(),
-        state: v1::BreakerState::from(words::state_of(circuit)).into(),
+        state: v1::BreakerState::from(circuit.state()).into(),
         mode: v1::Mode::from(mode).into(),
-        admission: effective(mode, circuit, now),
+        admission: breaker.admission(policy, None, now),
         version: Some(breaker.version.into()),
         state_time: Some(timestamp(since(circuit))),
         retry_time: retry_time(circuit),
-        trips: trips(circuit),
+        trips: circuit.trips(),
         pops: pops.collect(),
         r#override: breaker.over.as_ref().map(v1::Override::from),
         traffic: None,
@@ -45,28 +45,12 @@ pub fn backend(
     }
 }
 
-/// What agents let through under this mode, 0 to 1.
-pub fn effective(mode: Mode, circuit: &Circuit, now: Timestamp) -> f64 {
-    match mode {
-        Mode::Enforce => admission(circuit, now),
-        Mode::ForcedOpen => 0.0,
-        Mode::Shadow | Mode::ForcedClosed | Mode::Disabled => 1.0,
-    }
-}
-
 /// Since when a circuit is in its state.
 pub fn since(circuit: &Circuit) -> Timestamp {
     let (Circuit::Closed { since, .. }
     | Circuit::Open { since, .. }
     | Circuit::HalfOpen { since, .. }) = circuit;
     *since
-}
-
-fn trips(circuit: &Circuit) -> u32 {
-    let (Circuit::Closed { trips, .. }
-    | Circuit::Open { trips, .. }
-    | Circuit::HalfOpen { trips, .. }) = circuit;
-    *trips
 }
 
 fn retry_time(circuit: &Circuit) -> Option<prost_types::Timestamp> {

@@ -60,15 +60,12 @@ fn circuit(circuit: &Circuit, policy: &BreakerPolicy, now: Timestamp) -> v1::Cir
         Circuit::Open { until, .. } => Some(now.until(*until)),
         Circuit::HalfOpen { .. } => Some(HALF_OPEN_RETRY),
     };
-    let (Circuit::Closed { trips, .. }
-    | Circuit::Open { trips, .. }
-    | Circuit::HalfOpen { trips, .. }) = circuit;
     v1::Circuit {
-        state: v1::BreakerState::from(words::state_of(circuit)).into(),
+        state: v1::BreakerState::from(circuit.state()).into(),
         retry_in: retry_in.map(duration),
         ramp: ramp_of(circuit, now),
         ramp_duration: Some(duration(policy.ramp_duration)),
-        trips: *trips,
+        trips: circuit.trips(),
     }
 }
 
@@ -83,14 +80,6 @@ fn ramp_of(circuit: &Circuit, now: Timestamp) -> Option<v1::Ramp> {
         hold: Some(duration(now.until(ramp.from_at))),
         duration: Some(duration(ramp.duration)),
     })
-}
-
-/// Share of requests a circuit lets through, 0 to 1.
-pub fn admission(circuit: &Circuit, now: Timestamp) -> f64 {
-    match circuit {
-        Circuit::Closed { ramp, .. } => ramp.as_ref().map_or(1.0, |r| r.admission(now)),
-        Circuit::Open { .. } | Circuit::HalfOpen { .. } => 0.0,
-    }
 }
 
 /// From the wire, on the receiver's clock, which shows `now`.

@@ -75,10 +75,7 @@ fn a_ramp_admits_the_same_share_on_both_sides() {
     let here = there_and_back(&breaker(there.clone()), NOW, NOW).fleet;
     for seconds in [0, 1, 2, 5, 20, 60] {
         let at = NOW + Duration::from_secs(seconds);
-        let (a, b) = (
-            decision::admission(&there, at),
-            decision::admission(&here, at),
-        );
+        let (a, b) = (there.admission(at), here.admission(at));
         assert!(
             (a - b).abs() < 1e-9,
             "after {seconds} s: {a} there, {b} here"

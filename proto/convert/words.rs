@@ -1,7 +1,7 @@
 //! Enums and the order of decisions.
 
 use breaker_core::{
-    Circuit, Mode, TripReason, Version,
+    Mode, TripReason, Version,
     breaker::{StateName, TrialOutcome},
 };
 
@@ -69,15 +69,6 @@ pub fn state(field: &'static str, value: i32) -> Result<StateName, WireError> {
         Ok(v1::BreakerState::HalfOpen) => Ok(StateName::HalfOpen),
         Ok(v1::BreakerState::Unspecified) => Err(WireError::Missing { field }),
         Err(_) => Err(WireError::range(field, value, "1 to 3")),
-    }
-}
-
-/// A circuit's state without its data.
-pub fn state_of(circuit: &Circuit) -> StateName {
-    match circuit {
-        Circuit::Closed { .. } => StateName::Closed,
-        Circuit::Open { .. } => StateName::Open,
-        Circuit::HalfOpen { .. } => StateName::HalfOpen,
     }
 }
 

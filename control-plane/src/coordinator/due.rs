@@ -1,11 +1,14 @@
 //! Which backend is due when.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use breaker_core::BackendName;
 use tokio::time::Instant;
 
 use super::SPACING;
+
+/// What is due this soon comes along, in the same call to the store.
+const NEARLY: Duration = Duration::from_millis(2);
 
 /// Backends by the time at which they are due.
 #[derive(Debug, Default)]
@@ -40,13 +43,13 @@ impl Due {
         self.entries.values().filter_map(|e| e.due).min()
     }
 
-    /// Takes at most `limit` that are due, the longest due first.
+    /// Takes at most `limit` that are due, or nearly, the longest due first.
     pub(super) fn take(&mut self, now: Instant, limit: usize) -> Vec<BackendName> {
         let due = self
             .entries
             .iter()
             .filter_map(|(name, e)| Some((e.due?, name)));
-        let mut due: Vec<_> = due.filter(|(at, _)| *at <= now).collect();
+        let mut due: Vec<_> = due.filter(|(at, _)| *at <= now + NEARLY).collect();
         due.sort();
         let taken: Vec<_> = due
             .into_iter()
@@ -70,8 +73,6 @@ impl Due {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn name(name: &str) -> BackendName {
@@ -100,8 +101,13 @@ mod tests {
         due.at(name("a/x"), start + Duration::from_millis(2));
         due.at(name("b/x"), start + Duration::from_millis(1));
         due.at(name("c/x"), start + Duration::from_millis(9));
+        due.at(name("d/x"), start + Duration::from_millis(7));
         let now = start + Duration::from_millis(5);
         assert_eq!(due.take(now, 1), [name("b/x")]);
-        assert_eq!(due.take(now, 9), [name("a/x")]);
+        assert_eq!(
+            due.take(now, 9),
+            [name("a/x"), name("d/x")],
+            "and what is nearly due"
+        );
     }
 }
