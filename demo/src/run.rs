@@ -1,6 +1,6 @@
 //! What the command line asks for.
 
-use std::{io::Write, process::ExitCode, time::Instant};
+use std::{io::Write, net::SocketAddr, process::ExitCode, time::Instant};
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::{
     backend::ScriptedBackend,
     cli::{Backend, Cli, Command, Demo, Output},
     local::{self, Cost},
-    scene::VICTIM,
+    scene::{self, PAYMENTS_RATE, SEARCH_RATE, VICTIM},
     stage::Stage,
     story::{self, Figures},
     verdict::{self, Check},
@@ -163,7 +163,9 @@ async fn keep(stage: Stage) -> anyhow::Result<()> {
     for agent in stage.fleet.agents.iter() {
         println!(
             "  {:<15} http://{} (admin http://{})",
-            agent.id, agent.listen, agent.admin
+            agent.id.to_string(),
+            agent.listen,
+            agent.admin
         );
     }
     let grpcurl = |call: &str| format!("  grpcurl -plaintext {call}");
@@ -196,7 +198,26 @@ async fn keep(stage: Stage) -> anyhow::Result<()> {
         stage.backends.east.address()
     );
     std::io::stdout().flush()?;
+    let addresses = stage.fleet.agents.addresses();
+    tokio::spawn(traffic(addresses.clone(), "payments", PAYMENTS_RATE));
+    tokio::spawn(traffic(addresses, "search", SEARCH_RATE));
+    // The story's own traffic has done its part.
+    let Stage {
+        payments, search, ..
+    } = &stage;
+    payments.end();
+    search.end();
     stopped().await
+}
+
+/// Traffic without end, in loads that forget what they have recorded.
+async fn traffic(agents: Vec<(String, SocketAddr)>, service: &'static str, rate: f64) {
+    for seed in 3.. {
+        scene::load(&agents, service, rate, seed)
+            .start()
+            .finish()
+            .await;
+    }
 }
 
 /// Ctrl-C or SIGTERM.

@@ -63,10 +63,9 @@ impl Stage {
         );
         let heard = listen(api.clone()).await?;
         view.tell(format!(
-            "a control plane, {} agents in {} POPs, {} backends: all on this machine, over real sockets",
+            "a control plane, {} agents in {} POPs, three backends: all on this machine, over real sockets",
             fleet.agents.iter().count(),
             scene::POPS.len(),
-            3
         ));
         let addresses = fleet.agents.addresses();
         Ok(Self {

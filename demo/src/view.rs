@@ -85,7 +85,8 @@ impl View {
         match &mut self.screen {
             Screen::Live { drawn } => {
                 *drawn = lines.len();
-                let _ = writeln!(io::stdout(), "{erase}{}", lines.join("\n"));
+                // No line may wrap, or the block would be taller than counted.
+                let _ = writeln!(io::stdout(), "{erase}\x1b[?7l{}\x1b[?7h", lines.join("\n"));
                 let _ = io::stdout().flush();
             }
             Screen::Plain { last_status } => {

@@ -141,10 +141,15 @@ impl Running {
         self.records.from(cursor)
     }
 
+    /// Stops sending; the records stay.
+    pub fn end(&self) {
+        self.stop.send_replace(true);
+    }
+
     /// Stops sending, waits for the outstanding and returns all records in
     /// sending order.
     pub async fn stop(self) -> Vec<Record> {
-        self.stop.send_replace(true);
+        self.end();
         self.finish().await
     }
 
