@@ -20,7 +20,12 @@ impl Breaker {
             return Vec::new();
         }
         self.circuits()
-            .filter(|(_, circuit)| circuit.has_room(policy, now))
+            .filter(|(pop, circuit)| {
+                // One at a time in a POP: a failure forgets the others that are
+                // out, and other POPs' circuits would not wait for them.
+                let alone = pop.is_none() || circuit.outstanding(now) == 0;
+                alone && circuit.has_room(policy, now)
+            })
             .map(|(pop, _)| pop.cloned())
             .collect()
     }

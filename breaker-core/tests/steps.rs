@@ -304,7 +304,7 @@ impl World {
 }
 
 /// Enough for every pair of acts in every state many times over; seconds in all.
-const CASES: u32 = 500;
+const CASES: u32 = 2000;
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(CASES) })]
