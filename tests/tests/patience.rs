@@ -173,6 +173,37 @@ async fn twenty_seconds_without_redis_fail_no_request() {
     shared.everywhere("pay/us-east", BreakerState::Open).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_hangs_fails_no_request() {
+    let shared = Shared::start().await;
+    let traffic = shared.fleet.load("pay", 100.0).start();
+    shared.open_the_dead_one().await;
+    shared.redis.freeze().expect("it runs");
+    let frozen = Instant::now();
+    let mut failed = Vec::new();
+    while frozen.elapsed() < Duration::from_secs(5) {
+        failed.extend(shared.serves(&traffic, 100).await);
+    }
+    assert!(
+        !shared.stores_available().await,
+        "the replicas know that their store is away"
+    );
+    shared.redis.thaw().expect("it runs");
+    let thawed = Instant::now();
+    eventually(
+        "every replica has its store back",
+        Duration::from_secs(2),
+        || async {
+            shared.common_version("dead/us-east").await?;
+            settled(shared.stores_available().await)
+        },
+    )
+    .await;
+    println!("all agree {:?} after Redis went on", thawed.elapsed());
+    failed.extend(shared.serves(&traffic, 100).await);
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
 impl Shared {
     async fn start() -> Self {
         let redis = RedisServer::start().await.expect("a Redis");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use breaker_core::{
     Breaker, BreakerPolicy, Circuit, Timestamp, Verdict,
-    breaker::{Happening, Input},
+    breaker::{Happening, Input, StateName},
     vantage::judge,
 };
 
@@ -120,7 +120,12 @@ impl Coordinator {
         let _ = self.plane.ask("append", append).await;
     }
 
+    /// Says whose failures nobody confirms, while others could: what comes in
+    /// after the fleet stopped sending are stragglers.
     async fn tell_suspects(&mut self, known: &Known, verdict: &Verdict, now: Timestamp) {
+        if known.breaker.fleet.state() != StateName::Closed {
+            return;
+        }
         let memory = self.memory.entry(known.name.clone()).or_default();
         let new = memory.new_suspects(&verdict.evidence, now);
         if new.is_empty() {
