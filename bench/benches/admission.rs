@@ -7,10 +7,9 @@ use breaker_core::{AgentId, OutcomeClass, PopId, Timestamp};
 use criterion::{Criterion, criterion_group, criterion_main};
 use fleet_config::FleetConfig;
 use gateway_agent::{
-    configuration::ConfigSource,
-    control::Control,
-    gate::{BackendIndex, CoreGate},
-    local::Identity,
+    admit::gate::{BackendIndex, CoreGate},
+    config::configuration::ConfigSource,
+    fleet::{control::Control, local::Identity},
 };
 use rampmeter_api::v1;
 

@@ -15,8 +15,8 @@ use control_plane::{
 };
 use gateway_agent::{
     agent::{Agent, Settings, Sockets, Source},
-    listener::Listeners,
-    stream::ControlPlane,
+    fleet::stream::ControlPlane,
+    serve::listener::Listeners,
 };
 use tempfile::TempDir;
 

@@ -18,18 +18,22 @@ use tokio::{
 };
 
 use crate::{
-    admin, alone,
+    admin::port,
     clock::unix_ms,
-    configuration::{ConfigSource, FleetText},
-    control::Control,
+    config::{
+        alone,
+        configuration::{ConfigSource, FleetText},
+        memory,
+        state_dir::{Saved, StateDir},
+    },
     dice::random,
-    drive::{self, Shared, stopped},
-    listener::Listeners,
-    local::Identity,
-    memory,
-    server::Server,
-    state_dir::{Saved, StateDir},
-    stream::{ControlPlane, Dialer},
+    fleet::{
+        control::Control,
+        drive::{self, Shared, stopped},
+        local::Identity,
+        stream::{ControlPlane, Dialer},
+    },
+    serve::{listener::Listeners, server::Server},
 };
 
 /// What an agent is told at its start.
@@ -258,7 +262,7 @@ impl Beside {
         let (finish, finishing) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn_local(drive::run(control.clone(), finishing.clone()));
-        tasks.spawn_local(admin::serve(
+        tasks.spawn_local(port::serve(
             self.admin,
             control.clone(),
             self.stopping.clone(),

@@ -7,7 +7,7 @@ use clap::{ArgGroup, Parser};
 
 use crate::{
     agent::{Settings, Source},
-    stream::ControlPlane,
+    fleet::stream::ControlPlane,
 };
 
 /// More threads than this are a typing error.

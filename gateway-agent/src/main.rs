@@ -7,7 +7,7 @@ use clap::Parser;
 use gateway_agent::{
     agent::{Agent, Settings, Sockets},
     cli::Cli,
-    listener::Listeners,
+    serve::listener::Listeners,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use e2e::{AgentStart, Fleet, FleetFile, eventually, settled};
-use gateway_agent::{memory::DECISIONS, state_dir::StateDir};
+use gateway_agent::config::{memory::DECISIONS, state_dir::StateDir};
 use rampmeter_api::v1::{self, BreakerState};
 use rampmeter_demo::{
     backend::{Behaviour, ScriptedBackend},

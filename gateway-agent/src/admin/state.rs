@@ -1,0 +1,186 @@
+//! `/state`: what this agent does and why, as JSON for a person at 3 a.m. and
+//! for tests.
+
+use breaker_core::{Circuit, Mode, Timestamp, breaker::StateName};
+use serde_json::{Value, json};
+
+use crate::{
+    admit::{
+        gate::RefusalReason,
+        recorder::{Counters, OUTCOMES, REFUSALS, Tally},
+        stance::{Rule, Stance, ruling},
+    },
+    fleet::{
+        apply::Held,
+        control::Control,
+        watched::{Change, Watched},
+    },
+};
+
+/// The whole page.
+pub fn state(control: &Control) -> Value {
+    let now = control.clock.now();
+    let backends = control.backends.values();
+    json!({
+        "agent": control.identity.agent.as_str(),
+        "pop": control.identity.pop.as_str(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "ready": control.is_ready(),
+        "config": {
+            "revision": control.config_revision(),
+            "source": control.source.as_str(),
+            "error": control.config_error,
+        },
+        "control_plane": link(control),
+        "backends": backends.map(|watched| backend(control, watched, now)).collect::<Vec<_>>(),
+    })
+}
+
+fn link(control: &Control) -> Value {
+    let status = &control.status;
+    let connected = status.connected.as_ref();
+    json!({
+        "connected": connected.is_some(),
+        "address": connected.map(|c| &c.address),
+        "replica": connected.map(|c| &c.replica),
+        "connected_since_unix_ms": connected.map(|c| c.since_unix_ms),
+        "last_error": status.last_error,
+        "store_unavailable": status.store_unavailable,
+        "streams": status.streams,
+        "reports": status.reports,
+        "report_bytes": status.report_bytes,
+        "valid_for_ms": control.valid_for.as_millis() as u64,
+    })
+}
+
+fn backend(control: &Control, watched: &Watched, now: Timestamp) -> Value {
+    let stance = watched.stance();
+    let held = control.decisions.get(watched.backend.name.as_str());
+    let counters = watched.counters();
+    let newest = watched.changes.back();
+    json!({
+        "name": watched.backend.name.as_str(),
+        "state": state_name(watched.state),
+        "decided_by": decided_by(control, &stance, held),
+        "admission": stance.admission(now),
+        "shadow": stance.shadow,
+        "since_unix_ms": newest.map(|change| change.unix_ms),
+        "changes": watched.changes.iter().map(change).collect::<Vec<_>>(),
+        "decision": held.map(|held| decision(control, held, now)),
+        "local": { "state": state_name(watched.local.state()), "trips": watched.local.circuit().trips() },
+        "leases": leases(watched),
+        "in_flight": watched.backend.in_flight(),
+        "max_concurrency": watched.max_concurrency(),
+        "counters": counts(&counters),
+    })
+}
+
+/// A state as every breaker library writes it.
+pub fn state_name(state: StateName) -> &'static str {
+    match state {
+        StateName::Closed => "CLOSED",
+        StateName::Open => "OPEN",
+        StateName::HalfOpen => "HALF_OPEN",
+    }
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "ENFORCE",
+        Mode::Shadow => "SHADOW",
+        Mode::ForcedOpen => "FORCED_OPEN",
+        Mode::ForcedClosed => "FORCED_CLOSED",
+        Mode::Disabled => "DISABLED",
+    }
+}
+
+/// Who keeps requests away; null when nobody does.
+fn decided_by(control: &Control, stance: &Stance, held: Option<&Held>) -> Option<&'static str> {
+    let own = |held: &Held| {
+        let pop = &control.identity.pop;
+        let of_pop = held.decision.pops.get(pop);
+        of_pop.is_some_and(|own| std::ptr::eq(own, ruling(&held.decision, pop)))
+    };
+    let fleet = if held.is_some_and(own) {
+        "POP"
+    } else {
+        "FLEET"
+    };
+    match &stance.rule {
+        Rule::Pass => None,
+        Rule::Share { fleet: None, .. } => Some("AGENT"),
+        Rule::Share { .. } => Some(fleet),
+        Rule::Refuse { reason, .. } => Some(match reason {
+            RefusalReason::Override => "OPERATOR",
+            RefusalReason::Local => "AGENT",
+            RefusalReason::Open
+            | RefusalReason::HalfOpen
+            | RefusalReason::Ramp
+            | RefusalReason::Limit => fleet,
+        }),
+    }
+}
+
+fn change(change: &Change) -> Value {
+    json!({
+        "unix_ms": change.unix_ms,
+        "from": state_name(change.from),
+        "to": state_name(change.to),
+        "by": if change.by_fleet { "FLEET" } else { "AGENT" },
+    })
+}
+
+fn decision(control: &Control, held: &Held, now: Timestamp) -> Value {
+    let decision = &held.decision;
+    let own = decision.pops.get(&control.identity.pop);
+    json!({
+        "epoch": decision.version.epoch,
+        "revision": decision.version.revision,
+        "mode": mode_name(decision.mode),
+        "fleet": circuit(&decision.fleet, now),
+        "pop": own.map(|own| circuit(own, now)),
+        "heard_ms_ago": now.since(held.heard).as_millis() as u64,
+        "stale": !held.is_fresh(now, control.valid_for),
+        "applied_unix_ms": held.applied_unix_ms,
+    })
+}
+
+fn circuit(circuit: &Circuit, now: Timestamp) -> Value {
+    let retry_in = match circuit {
+        Circuit::Open { until, .. } => Some(now.until(*until).as_millis() as u64),
+        Circuit::Closed { .. } | Circuit::HalfOpen { .. } => None,
+    };
+    json!({
+        "state": state_name(circuit.state()),
+        "admission": circuit.admission(now),
+        "trips": circuit.trips(),
+        "retry_in_ms": retry_in,
+    })
+}
+
+fn leases(watched: &Watched) -> Vec<Value> {
+    let fleet = watched.leases.iter().map(|lease| ("FLEET", lease));
+    let local = watched.local.lease().map(|lease| ("AGENT", lease));
+    fleet
+        .chain(local)
+        .map(|(scope, lease)| {
+            json!({ "id": lease.id, "scope": scope, "claimed": lease.is_claimed() })
+        })
+        .collect()
+}
+
+fn counts(counters: &Counters) -> Value {
+    let named = |names: &[(&str, Tally)]| -> Value {
+        let counts = names
+            .iter()
+            .map(|(name, tally)| ((*name).to_owned(), json!(counters.get(*tally))));
+        Value::Object(counts.collect())
+    };
+    json!({
+        "demand": counters.get(Tally::Demand),
+        "slow": counters.get(Tally::Slow),
+        "shadowed": counters.get(Tally::Shadowed),
+        "outcomes": named(&OUTCOMES),
+        "refused": named(&REFUSALS),
+    })
+}

@@ -1,0 +1,222 @@
+//! What one core saw of one backend. Written by that core only, so the cache
+//! line never moves; read by the reporter, which takes differences. Counts only
+//! rise (and wrap), so a reader needs no lock and misses nothing.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use breaker_core::{
+    histogram,
+    outcome::{FailureKind, OutcomeClass},
+};
+
+use crate::admit::gate::RefusalReason;
+
+/// What is counted, each in a place of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Tally {
+    /// Requests that wanted the backend, also those refused.
+    Demand,
+    /// Of those, idempotent ones.
+    IdempotentDemand,
+    /// Served.
+    Success,
+    /// Refused by the backend.
+    Overload,
+    /// No connection.
+    Connect,
+    /// Timed out.
+    Timeout,
+    /// Broken off, or nonsense.
+    Reset,
+    /// 5xx other than 503.
+    Http5xx,
+    /// A failing gRPC status.
+    Grpc,
+    /// The client went away first.
+    ClientGone,
+    /// Slow, whatever the class.
+    Slow,
+    /// Refused by us: the fleet's or POP's breaker is open.
+    RefusedOpen,
+    /// Refused by us: it is half-open.
+    RefusedHalfOpen,
+    /// Refused by us: over the ramp's admission.
+    RefusedRamp,
+    /// Refused by us: the local breaker.
+    RefusedLocal,
+    /// Refused by us: too many in flight.
+    RefusedLimit,
+    /// Refused by us: an operator's override.
+    RefusedOverride,
+    /// Let through, but would have been refused without SHADOW.
+    Shadowed,
+}
+
+/// Places in a [`Counters`].
+pub const TALLIES: usize = Tally::Shadowed as usize + 1;
+
+/// Outcomes with their names in metrics and in `/state`.
+pub const OUTCOMES: [(&str, Tally); 8] = [
+    ("success", Tally::Success),
+    ("overload", Tally::Overload),
+    ("connect", Tally::Connect),
+    ("timeout", Tally::Timeout),
+    ("reset", Tally::Reset),
+    ("http_5xx", Tally::Http5xx),
+    ("grpc", Tally::Grpc),
+    ("client_gone", Tally::ClientGone),
+];
+
+/// Reasons of refusals with their names.
+pub const REFUSALS: [(&str, Tally); 6] = [
+    (RefusalReason::Open.as_str(), Tally::RefusedOpen),
+    (RefusalReason::HalfOpen.as_str(), Tally::RefusedHalfOpen),
+    (RefusalReason::Ramp.as_str(), Tally::RefusedRamp),
+    (RefusalReason::Local.as_str(), Tally::RefusedLocal),
+    (RefusalReason::Limit.as_str(), Tally::RefusedLimit),
+    (RefusalReason::Override.as_str(), Tally::RefusedOverride),
+];
+
+impl Tally {
+    /// Where an outcome is counted.
+    pub const fn of_outcome(class: OutcomeClass) -> Self {
+        match class {
+            OutcomeClass::Success => Self::Success,
+            OutcomeClass::Overload => Self::Overload,
+            OutcomeClass::ClientGone => Self::ClientGone,
+            OutcomeClass::Failure(FailureKind::Connect) => Self::Connect,
+            OutcomeClass::Failure(FailureKind::Timeout) => Self::Timeout,
+            OutcomeClass::Failure(FailureKind::Reset) => Self::Reset,
+            OutcomeClass::Failure(FailureKind::Http5xx) => Self::Http5xx,
+            OutcomeClass::Failure(FailureKind::Grpc) => Self::Grpc,
+        }
+    }
+
+    /// Where a refusal is counted.
+    pub const fn of_refusal(reason: RefusalReason) -> Self {
+        match reason {
+            RefusalReason::Open => Self::RefusedOpen,
+            RefusalReason::HalfOpen => Self::RefusedHalfOpen,
+            RefusalReason::Ramp => Self::RefusedRamp,
+            RefusalReason::Local => Self::RefusedLocal,
+            RefusalReason::Limit => Self::RefusedLimit,
+            RefusalReason::Override => Self::RefusedOverride,
+        }
+    }
+}
+
+/// A reading of the counts, or the difference of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counters([u64; TALLIES]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([0; TALLIES])
+    }
+}
+
+impl Counters {
+    /// One count.
+    pub const fn get(&self, tally: Tally) -> u64 {
+        self.0[tally as usize]
+    }
+
+    /// Completed requests of every class but `ClientGone`.
+    pub fn completed(&self) -> u64 {
+        self.get(Tally::Success) + self.get(Tally::Overload) + self.failed()
+    }
+
+    /// Of those, failures.
+    pub fn failed(&self) -> u64 {
+        use Tally::{Connect, Grpc, Http5xx, Reset, Timeout};
+        [Connect, Timeout, Reset, Http5xx, Grpc]
+            .into_iter()
+            .map(|tally| self.get(tally))
+            .sum()
+    }
+
+    /// Nothing was counted.
+    pub fn is_zero(&self) -> bool {
+        self.0.iter().all(|count| *count == 0)
+    }
+
+    /// Adds another reading, place by place.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine = mine.wrapping_add(theirs);
+        }
+    }
+
+    /// What was counted since an `earlier` reading.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut delta = *self;
+        for (now, before) in delta.0.iter_mut().zip(earlier.0) {
+            *now = now.wrapping_sub(before);
+        }
+        delta
+    }
+}
+
+/// One core's counts for one backend.
+#[derive(Debug)]
+pub struct Recorder {
+    counts: [AtomicU64; TALLIES],
+    latency: [AtomicU64; histogram::BUCKETS],
+    latency_sum_us: AtomicU64,
+    /// The largest Retry-After seen since the reporter last asked, in ms.
+    max_retry_after_ms: AtomicU32,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self {
+            counts: [const { AtomicU64::new(0) }; TALLIES],
+            latency: [const { AtomicU64::new(0) }; histogram::BUCKETS],
+            latency_sum_us: AtomicU64::new(0),
+            max_retry_after_ms: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Recorder {
+    /// Counts one.
+    pub(crate) fn count(&self, tally: Tally) {
+        self.counts[tally as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts a completed request's latency.
+    pub(crate) fn latency(&self, latency: Duration) {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.latency[histogram::bucket(micros)].fetch_add(1, Relaxed);
+        self.latency_sum_us.fetch_add(micros, Relaxed);
+    }
+
+    /// Remembers the backend's own Retry-After.
+    pub(crate) fn retry_after(&self, wanted: Duration) {
+        let millis = u32::try_from(wanted.as_millis()).unwrap_or(u32::MAX);
+        self.max_retry_after_ms.fetch_max(millis, Relaxed);
+    }
+
+    /// The counts so far.
+    pub fn read(&self) -> Counters {
+        Counters(std::array::from_fn(|i| self.counts[i].load(Relaxed)))
+    }
+
+    /// Adds the latency histogram so far to `into`, and the sum in
+    /// microseconds to what is returned.
+    pub fn read_latency(&self, into: &mut [u64; histogram::BUCKETS]) -> u64 {
+        for (sum, bucket) in into.iter_mut().zip(&self.latency) {
+            *sum += bucket.load(Relaxed);
+        }
+        self.latency_sum_us.load(Relaxed)
+    }
+
+    /// The largest Retry-After since the last call.
+    pub fn take_retry_after(&self) -> Duration {
+        Duration::from_millis(self.max_retry_after_ms.swap(0, Relaxed).into())
+    }
+}

@@ -1,0 +1,92 @@
+//! What requests read: the configuration in force and its backends, swapped
+//! whole. A backend that stays in the configuration keeps its recorders, its
+//! number and its stance.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use breaker_core::ids::{BackendName, PopId, ServiceName};
+use fleet_config::FleetConfig;
+use tokio::sync::Notify;
+
+use crate::admit::gate::{Backend, BackendIndex};
+
+/// One configuration, ready for requests.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Its revision; 0 when it came from a file of this host.
+    pub revision: u64,
+    /// The fleet file as validated; `None` until there is one.
+    pub config: Option<Arc<FleetConfig>>,
+    /// Each service's backends in the order this agent's POP prefers them.
+    pub regions: HashMap<ServiceName, Arc<[BackendIndex]>>,
+    /// Every backend ever configured, by number: a request that was routed by
+    /// the snapshot before this one still finds its backend.
+    backends: Vec<Arc<Backend>>,
+}
+
+impl Snapshot {
+    /// Nothing is configured.
+    pub fn empty() -> Self {
+        Self {
+            revision: 0,
+            config: None,
+            regions: HashMap::new(),
+            backends: Vec::new(),
+        }
+    }
+
+    /// The next snapshot, with the backends that `self` knows already.
+    pub fn next(
+        &self,
+        revision: u64,
+        config: Arc<FleetConfig>,
+        pop: &PopId,
+        cores: usize,
+        wake: &Arc<Notify>,
+    ) -> Self {
+        let mut backends = self.backends.clone();
+        let mut known: HashMap<BackendName, BackendIndex> =
+            backends.iter().map(|b| (b.name.clone(), b.index)).collect();
+        for (name, service, _) in config.backends() {
+            let index = *known.entry(name.clone()).or_insert_with(|| {
+                let index = BackendIndex(backends.len() as u32);
+                let backend = Backend::new(name.clone(), index, cores, wake.clone());
+                backends.push(Arc::new(backend));
+                index
+            });
+            let live = &backends[index.0 as usize].live;
+            let slow = service.breaker.slow_call_duration;
+            let slow = slow.map_or(u64::MAX, |slow| slow.as_micros() as u64);
+            live.slow_us.store(slow, Relaxed);
+            live.max_concurrency
+                .store(service.limits.max_concurrency, Relaxed);
+        }
+        let regions = config.services.keys().map(|service| {
+            let order = config.region_order(pop, service);
+            (service.clone(), order.map(|b| known[&b.name]).collect())
+        });
+        Self {
+            revision,
+            regions: regions.collect(),
+            config: Some(config.clone()),
+            backends,
+        }
+    }
+
+    /// The backend of a number that some snapshot gave out.
+    pub fn backend(&self, index: BackendIndex) -> &Arc<Backend> {
+        &self.backends[index.0 as usize]
+    }
+
+    /// Every backend of the configuration in force.
+    pub fn backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        let known = |b: &&Arc<Backend>| {
+            let config = self.config.as_ref();
+            config.is_some_and(|config| config.backend(&b.name).is_some())
+        };
+        self.backends.iter().filter(known)
+    }
+}

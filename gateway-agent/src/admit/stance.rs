@@ -1,0 +1,270 @@
+//! What an agent does with requests for one backend, and why: the strictest of
+//! override, fleet or POP decision and local breaker, worked out in advance.
+
+use std::{sync::Arc, time::Duration};
+
+use breaker_core::{
+    BreakerPolicy, Circuit, Mode, PopId, Ramp, Timestamp, Version, breaker::StateName,
+};
+use rampmeter_api::convert::decision::Decision;
+
+use crate::admit::{gate::RefusalReason, lease::Lease};
+
+/// How far clients are spread where no ramp spreads them.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// No client is told to come back sooner.
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// When an operator's override may be lifted is up to a person: clients look
+/// again about this often.
+const OVERRIDE_WAIT: Duration = Duration::from_secs(10);
+
+/// The next trial is due any moment.
+const AT_ONCE: Timestamp = Timestamp::from_millis(0);
+
+/// Swapped in whole whenever something changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stance {
+    /// What to do.
+    pub rule: Rule,
+    /// The decision behind it.
+    pub version: Version,
+    /// SHADOW: count what the rule refuses, but let it pass.
+    pub shadow: bool,
+}
+
+/// What to do with requests.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Rule {
+    /// Let them pass.
+    Pass,
+    /// Let the smaller of these shares pass.
+    Share {
+        /// The fleet's or POP's ramp.
+        fleet: Option<Ramp>,
+        /// The local breaker's.
+        local: Option<Ramp>,
+    },
+    /// Let none pass, but those that claim a lease.
+    Refuse {
+        /// Why.
+        reason: RefusalReason,
+        /// When the next trial may run, about.
+        until: Timestamp,
+        /// Length of the ramp that follows.
+        ramp: Duration,
+        /// Trials to be claimed.
+        leases: Vec<Arc<Lease>>,
+    },
+}
+
+/// The answer for one request.
+#[derive(Debug)]
+pub(crate) enum Answer<'a> {
+    Pass,
+    /// Within this share only; else refuse for this reason.
+    Share(f64, RefusalReason),
+    /// With one of these leases only; else refuse for this reason.
+    Trial(&'a [Arc<Lease>], RefusalReason),
+    Refuse(RefusalReason),
+}
+
+/// What a stance is worked out from.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// The fleet's decision; `None` if none was ever heard.
+    pub decision: Option<&'a Decision>,
+    /// It was heard lately enough to bind.
+    pub fresh: bool,
+    /// Where this agent is.
+    pub pop: &'a PopId,
+    /// The backend's policy.
+    pub policy: &'a BreakerPolicy,
+    /// This agent's own breaker.
+    pub local: &'a Circuit,
+    /// Leases of the fleet.
+    pub leases: &'a [Arc<Lease>],
+    /// The lease of the local breaker.
+    pub local_lease: Option<&'a Arc<Lease>>,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What the fleet decided for this POP: its own circuit where it has one, but
+/// OPEN for the fleet is OPEN for all.
+pub fn ruling<'a>(decision: &'a Decision, pop: &PopId) -> &'a Circuit {
+    match (&decision.fleet, decision.pops.get(pop)) {
+        (fleet @ Circuit::Open { .. }, _) | (fleet, None) => fleet,
+        (_, Some(own)) => own,
+    }
+}
+
+impl Stance {
+    /// Everything passes.
+    pub fn pass() -> Self {
+        Self {
+            rule: Rule::Pass,
+            version: Version::default(),
+            shadow: false,
+        }
+    }
+
+    /// The strictest of what is known. An override holds also while the control
+    /// plane is away: a person made it, and knows more than silence does.
+    pub fn of(inputs: &Inputs<'_>) -> Self {
+        let decision = inputs.decision;
+        let mode = decision.map_or(inputs.policy.mode, |decision| decision.mode);
+        let rule = match mode {
+            Mode::Disabled | Mode::ForcedClosed => Rule::Pass,
+            Mode::ForcedOpen => Rule::Refuse {
+                reason: RefusalReason::Override,
+                until: AT_ONCE,
+                ramp: OVERRIDE_WAIT,
+                leases: Vec::new(),
+            },
+            Mode::Enforce | Mode::Shadow => inputs.strictest(),
+        };
+        Self {
+            rule,
+            version: decision.map_or_else(Version::default, |decision| decision.version),
+            shadow: mode == Mode::Shadow,
+        }
+    }
+
+    pub(crate) fn answer(&self, now: Timestamp) -> Answer<'_> {
+        match &self.rule {
+            Rule::Pass => Answer::Pass,
+            Rule::Share { fleet, local } => {
+                let share = |ramp: &Option<Ramp>| ramp.map_or(1.0, |ramp| ramp.admission(now));
+                let (fleet, local) = (share(fleet), share(local));
+                match fleet <= local {
+                    _ if fleet.min(local) >= 1.0 => Answer::Pass,
+                    true => Answer::Share(fleet, RefusalReason::Ramp),
+                    false => Answer::Share(local, RefusalReason::Local),
+                }
+            }
+            Rule::Refuse { reason, leases, .. } if leases.is_empty() => Answer::Refuse(*reason),
+            Rule::Refuse { reason, leases, .. } => Answer::Trial(leases, *reason),
+        }
+    }
+
+    /// Share of requests that pass at `now`, 0 to 1.
+    pub fn admission(&self, now: Timestamp) -> f64 {
+        match self.answer(now) {
+            _ if self.shadow => 1.0,
+            Answer::Pass => 1.0,
+            Answer::Share(share, _) => share,
+            Answer::Trial(..) | Answer::Refuse(_) => 0.0,
+        }
+    }
+
+    /// The effective state: what this agent's requests meet. `local` is its own
+    /// breaker's, which may be behind it.
+    pub fn state(&self, local: StateName) -> StateName {
+        match &self.rule {
+            Rule::Pass | Rule::Share { .. } => StateName::Closed,
+            Rule::Refuse { reason, .. } => match reason {
+                RefusalReason::HalfOpen => StateName::HalfOpen,
+                RefusalReason::Local => local,
+                RefusalReason::Open
+                | RefusalReason::Override
+                | RefusalReason::Ramp
+                | RefusalReason::Limit => StateName::Open,
+            },
+        }
+    }
+
+    /// The fleet or the POP decided it, not the local breaker.
+    pub fn by_fleet(&self) -> bool {
+        match &self.rule {
+            Rule::Pass => true,
+            Rule::Share { local, .. } => local.is_none(),
+            Rule::Refuse { reason, .. } => *reason != RefusalReason::Local,
+        }
+    }
+
+    /// Time until the next trial and this client's place in the ramp behind
+    /// it. `dice` is uniform in [0, 1).
+    pub(crate) fn retry_after(&self, reason: RefusalReason, now: Timestamp, dice: f64) -> Duration {
+        let (wait, spread) = match (&self.rule, reason) {
+            (_, RefusalReason::Limit) | (Rule::Pass, _) => (Duration::ZERO, Duration::ZERO),
+            (Rule::Share { fleet, local }, _) => {
+                let left = |ramp: &Option<Ramp>| ramp.map_or(Duration::ZERO, |r| left(&r, now));
+                (Duration::ZERO, left(fleet).max(left(local)))
+            }
+            (Rule::Refuse { until, ramp, .. }, _) => (now.until(*until), *ramp),
+        };
+        (wait + (spread + SPREAD).mul_f64(dice)).max(MIN_RETRY_AFTER)
+    }
+}
+
+impl Inputs<'_> {
+    fn strictest(&self) -> Rule {
+        let ruling = self.decision.map(|decision| ruling(decision, self.pop));
+        let ramp = self
+            .decision
+            .map_or(self.policy.ramp_duration, |d| d.ramp_duration);
+        match ruling {
+            // Stale: the local breaker took these over.
+            Some(Circuit::Open { .. } | Circuit::HalfOpen { .. }) if !self.fresh => {
+                self.local_rule(None)
+            }
+            Some(Circuit::Open { until, .. }) => {
+                self.refuse(RefusalReason::Open, *until, ramp, self.leases)
+            }
+            Some(Circuit::HalfOpen { .. }) => {
+                self.refuse(RefusalReason::HalfOpen, AT_ONCE, ramp, self.leases)
+            }
+            Some(Circuit::Closed { ramp, .. }) => self.local_rule(*ramp),
+            None => self.local_rule(None),
+        }
+    }
+
+    /// The local breaker's, beside the fleet's ramp.
+    fn local_rule(&self, fleet: Option<Ramp>) -> Rule {
+        let ramp = self.policy.ramp_duration;
+        match self.local {
+            Circuit::Open { until, .. } => self.refuse(RefusalReason::Local, *until, ramp, &[]),
+            Circuit::HalfOpen { .. } => {
+                let leases = self.local_lease.map(std::slice::from_ref);
+                self.refuse(
+                    RefusalReason::Local,
+                    self.now,
+                    ramp,
+                    leases.unwrap_or_default(),
+                )
+            }
+            Circuit::Closed { ramp: local, .. } => {
+                let rising = |ramp: &Ramp| ramp.admission(self.now) < 1.0;
+                let (fleet, local) = (fleet.filter(rising), local.filter(rising));
+                match (fleet, local) {
+                    (None, None) => Rule::Pass,
+                    _ => Rule::Share { fleet, local },
+                }
+            }
+        }
+    }
+
+    fn refuse(
+        &self,
+        reason: RefusalReason,
+        until: Timestamp,
+        ramp: Duration,
+        leases: &[Arc<Lease>],
+    ) -> Rule {
+        let usable = leases.iter().filter(|lease| lease.is_free());
+        Rule::Refuse {
+            reason,
+            until,
+            ramp,
+            leases: usable.cloned().collect(),
+        }
+    }
+}
+
+/// Time until a ramp reaches full admission.
+fn left(ramp: &Ramp, now: Timestamp) -> Duration {
+    let rise = ramp.duration.mul_f64((1.0 - ramp.from).clamp(0.0, 1.0));
+    now.until(ramp.from_at + rise)
+}

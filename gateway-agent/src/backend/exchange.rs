@@ -1,0 +1,52 @@
+//! What one forwarded request holds until it is over: its permit, its place in
+//! the endpoint's load, its upstream connection.
+
+use std::rc::Rc;
+
+use crate::{
+    admit::gate::Permit,
+    backend::{classify::Verdict, lent::Connection, pool::Load, upload::Progress},
+};
+
+/// One request at one endpoint. Dropping it frees everything; the connection is
+/// closed then, as nobody knows what is still on it.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    /// `None` once settled.
+    permit: Option<Permit>,
+    pub(crate) connection: Connection,
+    upload: Rc<Progress>,
+    _load: Load,
+}
+
+impl Exchange {
+    pub(crate) fn new(
+        permit: Permit,
+        connection: Connection,
+        upload: Rc<Progress>,
+        load: Load,
+    ) -> Self {
+        Self {
+            permit: Some(permit),
+            connection,
+            upload,
+            _load: load,
+        }
+    }
+
+    /// Records the outcome, if that has not been done.
+    pub(crate) fn settle(&mut self, verdict: Verdict) {
+        if let Some(permit) = self.permit.take() {
+            permit.finish(verdict.class, verdict.retry_after);
+        }
+    }
+
+    /// The response is over: records its outcome and gives the connection back,
+    /// unless the backend answered before it had the whole request.
+    pub(crate) fn complete(mut self, verdict: Verdict) {
+        self.settle(verdict);
+        if self.upload.ended() {
+            self.connection.give_back();
+        }
+    }
+}

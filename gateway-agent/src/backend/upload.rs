@@ -1,0 +1,173 @@
+//! A client's body on its way to a backend. It remembers who is keeping whom
+//! waiting, so that a slow client is never held against the backend.
+
+use std::{
+    cell::Cell,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use crate::{backend::watchdog::Watchdog, limits::BODY_IDLE};
+
+/// What a client did wrong while sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UploadFault {
+    /// Its body broke off.
+    #[error("the client broke off")]
+    Gone,
+    /// Nothing came for [`BODY_IDLE`].
+    #[error("the client's body stalled")]
+    Stalled,
+    /// It is longer than the route allows.
+    #[error("the client's body is too large")]
+    TooLarge,
+}
+
+/// How far an upload is, seen by whoever waits for the response.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    ended: Cell<bool>,
+    /// Since when the backend owes us something; `None` while the client does.
+    owed_since: Cell<Option<Instant>>,
+    fault: Cell<Option<UploadFault>>,
+}
+
+impl Progress {
+    pub(crate) fn new(ended: bool) -> Self {
+        Self {
+            ended: Cell::new(ended),
+            owed_since: Cell::new(Some(Instant::now())),
+            fault: Cell::new(None),
+        }
+    }
+
+    /// The whole body is sent.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Since when, at `started` or later, the next move is the backend's;
+    /// `None`: it is the client's.
+    pub(crate) fn owed_since(&self, started: Instant) -> Option<Instant> {
+        self.owed_since.get().map(|since| since.max(started))
+    }
+
+    /// What ended the upload early.
+    pub(crate) fn fault(&self) -> Option<UploadFault> {
+        self.fault.get()
+    }
+
+    pub(crate) fn wait_for_client(&self) {
+        self.owed_since.set(None);
+    }
+
+    pub(crate) fn moved(&self) {
+        self.owed_since.set(Some(Instant::now()));
+    }
+}
+
+/// A request's body.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    /// `None` once it ended.
+    body: Option<Incoming>,
+    progress: Rc<Progress>,
+    watchdog: Watchdog,
+    /// Bytes that may still come.
+    allowance: u64,
+}
+
+impl Upload {
+    /// Of `body`, of which `max_bytes` are allowed.
+    pub(crate) fn new(body: Incoming, max_bytes: Option<u64>) -> Self {
+        let ended = body.is_end_stream();
+        Self {
+            body: (!ended).then_some(body),
+            progress: Rc::new(Progress::new(ended)),
+            watchdog: Watchdog::new(BODY_IDLE, None),
+            allowance: max_bytes.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// No body, as another attempt at a request that had none.
+    pub(crate) fn none(progress: Rc<Progress>) -> Self {
+        Self {
+            body: None,
+            progress,
+            watchdog: Watchdog::new(BODY_IDLE, None),
+            allowance: 0,
+        }
+    }
+
+    /// To watch it.
+    pub(crate) fn progress(&self) -> &Rc<Progress> {
+        &self.progress
+    }
+
+    fn fail(&mut self, fault: UploadFault) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
+        self.body = None;
+        self.progress.fault.set(Some(fault));
+        Poll::Ready(Some(Err(fault)))
+    }
+
+    fn end(&mut self) {
+        self.body = None;
+        self.progress.ended.set(true);
+    }
+}
+
+impl http_body::Body for Upload {
+    type Data = Bytes;
+    type Error = UploadFault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let Poll::Ready(next) = Pin::new(body).poll_frame(cx) else {
+            self.progress.wait_for_client();
+            ready!(self.watchdog.poll_bite(cx));
+            return self.fail(UploadFault::Stalled);
+        };
+        self.watchdog.fed();
+        self.progress.moved();
+        match next {
+            None => {
+                self.end();
+                Poll::Ready(None)
+            }
+            Some(Err(_)) => self.fail(UploadFault::Gone),
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                let Some(left) = self.allowance.checked_sub(length) else {
+                    return self.fail(UploadFault::TooLarge);
+                };
+                self.allowance = left;
+                if self.body.as_ref().is_some_and(Incoming::is_end_stream) {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            Some(body) => body.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What one core knows of the configuration in force: its routes, and for each
+//! backend the endpoints with this core's connections. Built when the
+//! configuration changes; a request keeps the table it started with.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+};
+
+use breaker_core::ids::{BackendName, ServiceName};
+use fleet_config::{Endpoint, FleetConfig, Timeouts};
+use tokio::time::Instant;
+
+use crate::{
+    admit::{
+        gate::{BackendIndex, CoreGate},
+        snapshot::Snapshot,
+    },
+    backend::pool::Pool,
+    request::router::Router,
+};
+
+/// One core's data plane.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) gate: CoreGate,
+    cores: usize,
+    table: RefCell<Rc<Table>>,
+    /// xorshift state: picks endpoints.
+    dice: Cell<u64>,
+}
+
+/// One configuration with this core's connections.
+#[derive(Debug)]
+pub(crate) struct Table {
+    snapshot: Arc<Snapshot>,
+    pub(crate) router: Router,
+    upstreams: HashMap<BackendIndex, Upstream>,
+}
+
+/// One backend.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) name: BackendName,
+    pub(crate) timeouts: Timeouts,
+    pools: Vec<Rc<Pool>>,
+}
+
+impl Core {
+    pub(crate) fn new(gate: CoreGate, cores: usize) -> Rc<Self> {
+        let table = Table::new(gate.snapshot(), cores, &HashMap::new());
+        Rc::new(Self {
+            cores,
+            table: RefCell::new(Rc::new(table)),
+            dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),
+            gate,
+        })
+    }
+
+    /// The table of the configuration in force.
+    pub(crate) fn table(&self) -> Rc<Table> {
+        let snapshot = self.gate.snapshot();
+        let current = self.table.borrow().clone();
+        if Arc::ptr_eq(&snapshot, &current.snapshot) {
+            return current;
+        }
+        let next = Rc::new(Table::new(snapshot, self.cores, &current.pools()));
+        *self.table.borrow_mut() = next.clone();
+        next
+    }
+
+    /// Closes connections that have idled for too long.
+    pub(crate) fn sweep(&self) {
+        let now = Instant::now();
+        for pool in self.table().pools().values() {
+            pool.sweep(now);
+        }
+    }
+
+    /// A number that is random enough to spread load.
+    pub(crate) fn roll(&self) -> u64 {
+        let mut x = self.dice.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.dice.set(x);
+        x
+    }
+}
+
+impl Table {
+    fn new(snapshot: Arc<Snapshot>, cores: usize, known: &HashMap<Endpoint, Rc<Pool>>) -> Self {
+        let config = snapshot.config.as_deref();
+        let upstreams = config.map(|config| upstreams(&snapshot, config, cores, known));
+        let regions = |service: &ServiceName| {
+            let regions = snapshot.regions.get(service);
+            regions.map_or(&[][..], |regions| regions).into()
+        };
+        Self {
+            router: config
+                .map(|config| Router::new(config, regions))
+                .unwrap_or_default(),
+            upstreams: upstreams.unwrap_or_default(),
+            snapshot,
+        }
+    }
+
+    /// The backend of an index that this table's router gave.
+    pub(crate) fn upstream(&self, index: BackendIndex) -> Option<&Upstream> {
+        self.upstreams.get(&index)
+    }
+
+    fn pools(&self) -> HashMap<Endpoint, Rc<Pool>> {
+        let pools = self.upstreams.values().flat_map(|upstream| &upstream.pools);
+        pools
+            .map(|pool| (pool.endpoint.clone(), pool.clone()))
+            .collect()
+    }
+}
+
+fn upstreams(
+    snapshot: &Snapshot,
+    config: &FleetConfig,
+    cores: usize,
+    known: &HashMap<Endpoint, Rc<Pool>>,
+) -> HashMap<BackendIndex, Upstream> {
+    let pool = |endpoint: &Endpoint| match known.get(endpoint) {
+        Some(pool) => pool.clone(),
+        None => Pool::new(endpoint.clone(), cores),
+    };
+    let upstream = |live: &Arc<crate::admit::gate::Backend>| {
+        let (service, backend) = config.backend(&live.name)?;
+        let upstream = Upstream {
+            name: live.name.clone(),
+            timeouts: service.timeouts,
+            pools: backend.endpoints.iter().map(pool).collect(),
+        };
+        Some((live.index, upstream))
+    };
+    snapshot.backends().filter_map(upstream).collect()
+}
+
+impl Upstream {
+    /// The less loaded of two endpoints drawn at random. Ejected and unhealthy
+    /// ones will be left out here.
+    pub(crate) fn pick(&self, roll: u64) -> Option<&Rc<Pool>> {
+        let count = self.pools.len() as u64;
+        if count < 2 {
+            return self.pools.first();
+        }
+        let first = roll % count;
+        let second = (first + 1 + (roll >> 32) % (count - 1)) % count;
+        let [first, second] = [first, second].map(|at| &self.pools[at as usize]);
+        Some(match second.in_flight() < first.in_flight() {
+            true => second,
+            false => first,
+        })
+    }
+}

@@ -1,0 +1,266 @@
+//! What is reported when: outcomes in 20 ms slots, once a second when calm, ten
+//! times when hot, and at once after a failure. Pure: time is an argument.
+
+use std::{collections::VecDeque, time::Duration};
+
+use breaker_core::{Counts, Timestamp, histogram::BUCKETS, window::SLOT};
+use rampmeter_api::{
+    convert::{duration, histogram},
+    v1,
+};
+
+use crate::admit::recorder::{Counters, Tally};
+
+/// Deltas older than this are dropped: the control plane's window does not
+/// reach further back, and a buffer must end somewhere.
+pub const MAX_AGE: Duration = Duration::from_secs(10);
+
+/// Largest report, encoded (the wire's limit is 256 KiB; the rest is framing).
+pub const MAX_REPORT_BYTES: usize = 255 * 1024;
+
+/// After a failure, reports are hot for as long.
+const HOT_FOR: Duration = Duration::from_secs(10);
+
+/// Expedited reports are never closer than a slot.
+const MIN_GAP: Duration = SLOT;
+
+/// Expedited reports a second, in the long run.
+const URGENT_RATE: f64 = 10.0;
+
+/// Expedited reports at once.
+const URGENT_BURST: f64 = 5.0;
+
+/// Latencies by bucket, since the start.
+pub type Latencies = [u64; BUCKETS];
+
+/// What of one backend is not yet reported.
+#[derive(Debug)]
+pub struct Pending {
+    /// By slot number, oldest first.
+    slots: VecDeque<(u64, Counters)>,
+    max_retry_after: Duration,
+    /// Something happened that must be told at once.
+    urgent: bool,
+    hot_until: Timestamp,
+    sent: Timestamp,
+    /// What was reported last, and when.
+    latencies: Box<Latencies>,
+    latencies_sent: Timestamp,
+}
+
+/// What is reported beside the counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Gauges {
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// State of the local breaker.
+    pub local_state: v1::BreakerState,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self {
+            slots: VecDeque::new(),
+            max_retry_after: Duration::ZERO,
+            urgent: false,
+            hot_until: Timestamp::default(),
+            sent: Timestamp::default(),
+            latencies: Box::new([0; BUCKETS]),
+            latencies_sent: Timestamp::default(),
+        }
+    }
+}
+
+impl Pending {
+    /// Adds what was counted in the slot of `now`.
+    pub fn add(&mut self, now: Timestamp, delta: &Counters, retry_after: Duration) {
+        let index = now.as_millis() / SLOT.as_millis() as u64;
+        match self.slots.back_mut() {
+            Some((last, counters)) if *last == index => counters.add(delta),
+            _ => self.slots.push_back((index, *delta)),
+        }
+        self.expire(now);
+        self.max_retry_after = self.max_retry_after.max(retry_after);
+        if is_bad(delta) {
+            self.urgent = true;
+            self.hot_until = now + HOT_FOR;
+        }
+    }
+
+    /// The state changed: tell at once.
+    pub fn hurry(&mut self) {
+        self.urgent = true;
+    }
+
+    /// Something waits to be told at once.
+    pub fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    /// Whether its turn has come, urgency aside. `closed`: its effective state
+    /// is CLOSED with full admission.
+    pub fn is_due(&self, now: Timestamp, closed: bool, calm: Duration, hot: Duration) -> bool {
+        let interval = if closed && now >= self.hot_until {
+            calm
+        } else {
+            hot
+        };
+        !self.slots.is_empty() && now.since(self.sent) >= interval
+    }
+
+    /// Drops what is too old to tell.
+    fn expire(&mut self, now: Timestamp) {
+        while let Some((index, _)) = self.slots.front() {
+            if now.since(start(*index)) <= MAX_AGE {
+                break;
+            }
+            self.slots.pop_front();
+        }
+    }
+
+    /// When it is time for a latency histogram again.
+    pub fn wants_latencies(&self, now: Timestamp, calm: Duration) -> bool {
+        now.since(self.latencies_sent) >= calm
+    }
+
+    /// Takes all of it as a report.
+    pub fn take(
+        &mut self,
+        backend: &str,
+        gauges: Gauges,
+        latencies: Option<&Latencies>,
+        now: Timestamp,
+    ) -> v1::BackendReport {
+        self.expire(now);
+        let mut sum = Counters::default();
+        let mut slots = Vec::with_capacity(self.slots.len());
+        for (index, counters) in self.slots.drain(..) {
+            sum.add(&counters);
+            slots.extend(slot(now.since(start(index)), &counters));
+        }
+        self.urgent = false;
+        self.sent = now;
+        let retry_after = std::mem::take(&mut self.max_retry_after);
+        v1::BackendReport {
+            backend: backend.to_owned(),
+            slots,
+            failures: Some(failures(&sum)),
+            demand: sum.get(Tally::Demand),
+            idempotent_demand: sum.get(Tally::IdempotentDemand),
+            rejections: Some(rejections(&sum)),
+            retries: 0,
+            in_flight: gauges.in_flight,
+            queue_depth: 0,
+            max_retry_after: (!retry_after.is_zero()).then(|| duration(retry_after)),
+            latency: latencies.and_then(|now_at| self.take_latencies(now_at, now)),
+            local_state: gauges.local_state.into(),
+            client_gone: sum.get(Tally::ClientGone),
+        }
+    }
+
+    fn take_latencies(&mut self, latencies: &Latencies, now: Timestamp) -> Option<v1::Histogram> {
+        let before = self.latencies.iter();
+        let grown = latencies
+            .iter()
+            .zip(before)
+            .enumerate()
+            .filter_map(|(i, (now, then))| {
+                let count = now.wrapping_sub(*then);
+                (count > 0).then_some((i as u32, count))
+            });
+        let grown: histogram::Buckets = grown.collect();
+        self.latencies.copy_from_slice(latencies);
+        self.latencies_sent = now;
+        let (index_deltas, counts) = histogram::sparse(&grown);
+        (!counts.is_empty()).then_some(v1::Histogram {
+            index_deltas,
+            counts,
+        })
+    }
+}
+
+/// Outcomes as the breaker counts them.
+pub fn outcomes(counters: &Counters) -> Counts {
+    Counts {
+        requests: counters.completed(),
+        failures: counters.failed(),
+        overloads: counters.get(Tally::Overload),
+        slow: counters.get(Tally::Slow),
+    }
+}
+
+fn is_bad(delta: &Counters) -> bool {
+    let counts = outcomes(delta);
+    counts.failures + counts.overloads + counts.slow > 0
+}
+
+fn start(index: u64) -> Timestamp {
+    Timestamp::from_millis(index * SLOT.as_millis() as u64)
+}
+
+/// A slot, unless nothing completed in it.
+fn slot(age: Duration, counters: &Counters) -> Option<v1::Slot> {
+    let counts = outcomes(counters);
+    let short = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    (counts.requests > 0).then(|| v1::Slot {
+        age_ms: age.min(MAX_AGE).as_millis() as u32,
+        requests: short(counts.requests),
+        failures: short(counts.failures),
+        overloads: short(counts.overloads),
+        slow_calls: short(counts.slow),
+    })
+}
+
+fn failures(sum: &Counters) -> v1::FailureCounts {
+    v1::FailureCounts {
+        connect: sum.get(Tally::Connect),
+        timeout: sum.get(Tally::Timeout),
+        reset: sum.get(Tally::Reset),
+        http_5xx: sum.get(Tally::Http5xx),
+        grpc: sum.get(Tally::Grpc),
+    }
+}
+
+fn rejections(sum: &Counters) -> v1::Rejections {
+    v1::Rejections {
+        open: sum.get(Tally::RefusedOpen) + sum.get(Tally::RefusedHalfOpen),
+        ramp: sum.get(Tally::RefusedRamp),
+        local: sum.get(Tally::RefusedLocal),
+        limit: sum.get(Tally::RefusedLimit),
+        r#override: sum.get(Tally::RefusedOverride),
+    }
+}
+
+/// The budget of expedited reports: a token bucket with a least distance.
+#[derive(Debug)]
+pub struct Pace {
+    tokens: f64,
+    filled: Timestamp,
+    last: Option<Timestamp>,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            tokens: URGENT_BURST,
+            filled: Timestamp::default(),
+            last: None,
+        }
+    }
+}
+
+impl Pace {
+    /// Whether an expedited report may go now; if so, it is paid for.
+    pub fn allow(&mut self, now: Timestamp) -> bool {
+        let earned = now.since(self.filled).as_secs_f64() * URGENT_RATE;
+        self.tokens = (self.tokens + earned).min(URGENT_BURST);
+        self.filled = self.filled.max(now);
+        let apart = self.last.is_none_or(|last| now.since(last) >= MIN_GAP);
+        let allowed = apart && self.tokens >= 1.0;
+        if allowed {
+            self.tokens -= 1.0;
+            self.last = Some(now);
+        }
+        allowed
+    }
+}

@@ -1,0 +1,334 @@
+//! Answers that we make ourselves: RFC 9457 problems for HTTP, a status without
+//! a body for gRPC. Each says in `x-rampmeter` that it is ours, and why.
+//!
+//! Names and reasons here are of `[A-Za-z0-9._/-]`, so nothing needs escaping.
+
+use std::{fmt::Write, time::Duration};
+
+use breaker_core::breaker::Version;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+use crate::{
+    admit::gate::Refusal,
+    request::{body::Body, intake::Unfit},
+};
+
+const OURS: HeaderName = HeaderName::from_static("x-rampmeter");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// Why we answer instead of a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// See [`Unfit`].
+    Unfit(Unfit),
+    /// No route matches.
+    NoRoute,
+    /// The POP's region order has none of the service's regions.
+    NoRegion,
+    /// The body is longer than the route allows.
+    BodyTooLarge,
+    /// The client stopped sending its body.
+    BodyStalled,
+    /// Every connection to the endpoint is busy.
+    Limit,
+    /// No connection to the endpoint.
+    Connect,
+    /// No connection to the endpoint in time.
+    ConnectTimeout,
+    /// The endpoint closed the connection or spoke nonsense.
+    Reset,
+    /// The endpoint switched protocols unasked.
+    Upgraded,
+    /// One of our time-outs ran out.
+    Timeout,
+    /// A bug of ours.
+    Internal,
+}
+
+/// How a fault looks from outside.
+struct Face {
+    status: StatusCode,
+    grpc: u8,
+    reason: &'static str,
+    detail: &'static str,
+    /// The rest of the request cannot be trusted, or is not wanted.
+    close: bool,
+}
+
+const fn face(status: StatusCode, grpc: u8, reason: &'static str, detail: &'static str) -> Face {
+    Face {
+        status,
+        grpc,
+        reason,
+        detail,
+        close: false,
+    }
+}
+
+const fn closing(face: Face) -> Face {
+    Face {
+        close: true,
+        ..face
+    }
+}
+
+/// gRPC's codes.
+mod code {
+    pub(super) const DEADLINE_EXCEEDED: u8 = 4;
+    pub(super) const RESOURCE_EXHAUSTED: u8 = 8;
+    pub(super) const UNIMPLEMENTED: u8 = 12;
+    pub(super) const INTERNAL: u8 = 13;
+    pub(super) const UNAVAILABLE: u8 = 14;
+}
+
+impl Fault {
+    const fn face(self) -> Face {
+        use StatusCode as S;
+        use code::*;
+        match self {
+            Self::Unfit(Unfit::Ambiguous(why)) => {
+                closing(face(S::BAD_REQUEST, INTERNAL, "bad_request", why))
+            }
+            Self::Unfit(Unfit::TargetTooLong) => closing(face(
+                S::URI_TOO_LONG,
+                INTERNAL,
+                "target_too_long",
+                "the request target is longer than 8 KiB",
+            )),
+            Self::Unfit(Unfit::FieldsTooLarge) => closing(face(
+                S::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                RESOURCE_EXHAUSTED,
+                "fields_too_large",
+                "a field is longer than 8 KiB, or all together than 16 KiB",
+            )),
+            Self::Unfit(Unfit::Connect) => closing(face(
+                S::METHOD_NOT_ALLOWED,
+                UNIMPLEMENTED,
+                "connect_method",
+                "CONNECT is not served here",
+            )),
+            Self::NoRoute => face(
+                S::NOT_FOUND,
+                UNIMPLEMENTED,
+                "no_route",
+                "no route matches this host, path, method and header",
+            ),
+            Self::NoRegion => face(
+                S::SERVICE_UNAVAILABLE,
+                UNAVAILABLE,
+                "no_region",
+                "none of the service's regions is in the region order of this POP",
+            ),
+            Self::BodyTooLarge => closing(face(
+                S::PAYLOAD_TOO_LARGE,
+                RESOURCE_EXHAUSTED,
+                "body_too_large",
+                "the request body is longer than the route allows",
+            )),
+            Self::BodyStalled => closing(face(
+                S::REQUEST_TIMEOUT,
+                DEADLINE_EXCEEDED,
+                "body_stalled",
+                "the rest of the request body did not come in time",
+            )),
+            Self::Limit => face(
+                S::SERVICE_UNAVAILABLE,
+                UNAVAILABLE,
+                "limit",
+                "every connection to the backend is in use",
+            ),
+            Self::Connect => face(
+                S::BAD_GATEWAY,
+                UNAVAILABLE,
+                "connect",
+                "no connection to the backend",
+            ),
+            Self::ConnectTimeout => face(
+                S::GATEWAY_TIMEOUT,
+                DEADLINE_EXCEEDED,
+                "connect_timeout",
+                "no connection to the backend in time",
+            ),
+            Self::Reset => face(
+                S::BAD_GATEWAY,
+                UNAVAILABLE,
+                "reset",
+                "the backend broke off before it answered",
+            ),
+            Self::Upgraded => face(
+                S::BAD_GATEWAY,
+                UNAVAILABLE,
+                "upgraded",
+                "the backend switched protocols unasked",
+            ),
+            Self::Timeout => face(
+                S::GATEWAY_TIMEOUT,
+                DEADLINE_EXCEEDED,
+                "timeout",
+                "the backend did not answer in time",
+            ),
+            Self::Internal => face(
+                S::INTERNAL_SERVER_ERROR,
+                INTERNAL,
+                "internal",
+                "the gateway failed",
+            ),
+        }
+    }
+}
+
+/// The answer to a refused request: the fast one, so it costs three small
+/// allocations and no more.
+pub(crate) fn refused(refusal: &Refusal, grpc: bool) -> Response<Body> {
+    let face = face(
+        StatusCode::SERVICE_UNAVAILABLE,
+        code::UNAVAILABLE,
+        refusal.reason.as_str(),
+        "the backend is not taking this request now; come back after Retry-After",
+    );
+    let backend = Some(refusal.backend.as_str());
+    let wait = Some(refusal.retry_after);
+    answer(&face, backend, Some(refusal.version), wait, grpc)
+}
+
+/// The answer to a request that failed; with the backend, and the decision it
+/// was admitted under, if it got that far.
+pub(crate) fn fault(fault: Fault, at: Option<(&str, Version)>, grpc: bool) -> Response<Body> {
+    // What frees up again soon, and by itself.
+    let wait = matches!(fault, Fault::Limit | Fault::NoRegion).then_some(Duration::from_secs(1));
+    let (backend, version) = at.unzip();
+    answer(&fault.face(), backend, version, wait, grpc)
+}
+
+fn answer(
+    face: &Face,
+    backend: Option<&str>,
+    version: Option<Version>,
+    wait: Option<Duration>,
+    grpc: bool,
+) -> Response<Body> {
+    let mut response = match grpc {
+        true => status_only(face, wait),
+        false => problem(face, backend, wait),
+    };
+    let headers = response.headers_mut();
+    headers.insert(OURS, ours(face.reason, backend, version));
+    if face.close {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn status_only(face: &Face, wait: Option<Duration>) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, GRPC);
+    headers.insert(GRPC_STATUS, u16::from(face.grpc).into());
+    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(face.detail));
+    if let Some(wait) = wait {
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        headers.insert(GRPC_PUSHBACK, millis.into());
+    }
+    response
+}
+
+fn problem(face: &Face, backend: Option<&str>, wait: Option<Duration>) -> Response<Body> {
+    let Face {
+        status,
+        reason,
+        detail,
+        ..
+    } = face;
+    let mut text = String::with_capacity(256);
+    let title = status.canonical_reason().unwrap_or("Error");
+    text.push_str("{\"type\":\"about:blank\",\"title\":\"");
+    text.push_str(title);
+    // Writing to a String does not fail.
+    let _ = write!(text, "\",\"status\":{},\"detail\":\"", status.as_u16());
+    text.push_str(detail);
+    text.push_str("\",\"reason\":\"");
+    text.push_str(reason);
+    if let Some(backend) = backend {
+        text.push_str("\",\"backend\":\"");
+        text.push_str(backend);
+    }
+    text.push_str("\"}\n");
+    let mut response = Response::new(Body::Full(Bytes::from(text)));
+    *response.status_mut() = *status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, PROBLEM);
+    if let Some(wait) = wait {
+        headers.insert(header::RETRY_AFTER, whole_seconds(wait).into());
+    }
+    response
+}
+
+/// Rounded up, and at least one: zero would invite a storm.
+fn whole_seconds(wait: Duration) -> u64 {
+    let partial = u64::from(wait.subsec_nanos() > 0);
+    (wait.as_secs() + partial).max(1)
+}
+
+fn ours(reason: &str, backend: Option<&str>, version: Option<Version>) -> HeaderValue {
+    let mut text = String::with_capacity(96);
+    text.push_str("reason=");
+    text.push_str(reason);
+    if let Some(backend) = backend {
+        text.push_str("; backend=");
+        text.push_str(backend);
+    }
+    if let Some(Version { epoch, revision }) = version {
+        let _ = write!(text, "; decision={epoch}.{revision}");
+    }
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static("reason"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Fault; 15] = [
+        Fault::Unfit(Unfit::Ambiguous("why")),
+        Fault::Unfit(Unfit::TargetTooLong),
+        Fault::Unfit(Unfit::FieldsTooLarge),
+        Fault::Unfit(Unfit::Connect),
+        Fault::NoRoute,
+        Fault::NoRegion,
+        Fault::BodyTooLarge,
+        Fault::BodyStalled,
+        Fault::Limit,
+        Fault::Connect,
+        Fault::ConnectTimeout,
+        Fault::Reset,
+        Fault::Upgraded,
+        Fault::Timeout,
+        Fault::Internal,
+    ];
+
+    #[test]
+    fn every_fault_has_a_face_of_its_own_that_needs_no_escaping() {
+        let mut reasons = std::collections::BTreeSet::new();
+        for fault in ALL {
+            let Face { reason, detail, .. } = fault.face();
+            assert!(reasons.insert(reason), "{reason} twice");
+            let plain = |b: u8| (b' '..=b'~').contains(&b) && !matches!(b, b'"' | b'\\' | b'%');
+            assert!(detail.bytes().all(plain), "{detail}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_in_whole_seconds_and_never_zero() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (2999, 3)] {
+            assert_eq!(
+                whole_seconds(Duration::from_millis(millis)),
+                seconds,
+                "{millis}"
+            );
+        }
+    }
+}

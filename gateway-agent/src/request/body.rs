@@ -1,0 +1,57 @@
+//! What we send to clients: nothing, a few bytes of ours, or a backend's body
+//! as it comes.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use crate::backend::relay::{Broken, Relay};
+
+/// A response's body.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// Nothing.
+    Empty,
+    /// Ours, whole.
+    Full(Bytes),
+    /// A backend's.
+    Relay(Box<Relay>),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Self::Relay(relay) = &mut *self {
+            return relay.poll_frame(cx);
+        }
+        match std::mem::replace(&mut *self, Self::Empty) {
+            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Self::Empty | Self::Relay(_) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(_) => false,
+            Self::Relay(relay) => relay.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Relay(relay) => relay.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! One request's way on our side: read one way only, routed, passed on to a
+//! backend or answered by us. `proxy.rs` is the thread through it.
+
+pub(crate) mod answer;
+pub(crate) mod body;
+pub(crate) mod headers;
+pub(crate) mod intake;
+pub(crate) mod path;
+pub(crate) mod proxy;
+pub(crate) mod router;

@@ -1,0 +1,7 @@
+//! Clients: taking their connections, and holding each to its time limits.
+
+pub(crate) mod connection;
+pub(crate) mod executor;
+pub mod listener;
+pub(crate) mod pulse;
+pub mod server;

@@ -1,0 +1,148 @@
+//! The data plane as a whole: one thread with its own runtime for each core,
+//! which share nothing on a request's way but the table of decisions.
+
+use std::{io, net::SocketAddr, rc::Rc, thread};
+
+use http::HeaderValue;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, LocalOptions},
+    sync::{mpsc, oneshot, watch},
+    time::{interval, timeout},
+};
+
+use crate::{
+    admit::gate::CoreGate,
+    backend::upstream::Core,
+    limits::{DRAIN_DEADLINE, LOOK_FOR_IDLE},
+    request::proxy::Client,
+    serve::{
+        connection,
+        listener::{self, Listeners, Place, Places},
+    },
+};
+
+/// The running cores.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    cores: Vec<oneshot::Receiver<()>>,
+}
+
+impl Server {
+    /// Serves on `listeners` with one core for each gate. When `drain` turns
+    /// true, it takes no more connections, tells clients to go elsewhere and
+    /// ends when their requests have, at the latest after [`DRAIN_DEADLINE`].
+    pub fn start(
+        listeners: Listeners,
+        gates: Vec<CoreGate>,
+        drain: &watch::Receiver<bool>,
+    ) -> io::Result<Self> {
+        let address = listeners.address();
+        let places = Places::default();
+        let count = gates.len();
+        let mut cores = Vec::with_capacity(count);
+        for (gate, socket) in gates.into_iter().zip(listeners.sockets) {
+            let runtime_places = places.clone();
+            let drain = drain.clone();
+            let (ended, end) = oneshot::channel();
+            let name = format!("core-{}", gate.core());
+            thread::Builder::new().name(name).spawn(move || {
+                if let Err(error) = run_core(gate, count, socket, &runtime_places, drain) {
+                    tracing::error!(%error, "a core cannot run");
+                }
+                let _ = ended.send(());
+            })?;
+            cores.push(end);
+        }
+        Ok(Self { address, cores })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until every core has drained.
+    pub async fn ended(self) {
+        for core in self.cores {
+            // A core that panicked has ended, too.
+            let _ = core.await;
+        }
+    }
+}
+
+fn run_core(
+    gate: CoreGate,
+    cores: usize,
+    socket: std::net::TcpListener,
+    places: &Places,
+    drain: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async {
+        let listener = TcpListener::from_std(socket)?;
+        let core = Core::new(gate, cores);
+        let sweeper = tokio::task::spawn_local(sweep(core.clone()));
+        let (open, mut all_closed) = mpsc::channel::<()>(1);
+        let mut draining = drain.clone();
+        tokio::select! {
+            () = accept(&core, &listener, places, &drain, &open) => {}
+            _ = draining.wait_for(|drain| *drain) => {}
+        }
+        drop((listener, open));
+        if timeout(DRAIN_DEADLINE, all_closed.recv()).await.is_err() {
+            tracing::warn!("some connections were cut at the drain deadline");
+        }
+        sweeper.abort();
+        Ok(())
+    })
+}
+
+async fn sweep(core: Rc<Core>) {
+    let mut tick = interval(LOOK_FOR_IDLE);
+    loop {
+        tick.tick().await;
+        core.sweep();
+    }
+}
+
+/// Takes connections for ever. Each holds `open`, so that it is known when the
+/// last one is gone.
+async fn accept(
+    core: &Rc<Core>,
+    listener: &TcpListener,
+    places: &Places,
+    drain: &watch::Receiver<bool>,
+    open: &mpsc::Sender<()>,
+) {
+    loop {
+        let (stream, peer) = listener::next(async || listener.accept().await).await;
+        // Over the limit it is closed at once: waiting would look like an outage.
+        let Some(place) = places.take() else { continue };
+        start(core, stream, peer, drain, (open.clone(), place));
+    }
+}
+
+fn start(
+    core: &Rc<Core>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    drain: &watch::Receiver<bool>,
+    held: (mpsc::Sender<()>, Place),
+) {
+    let address = peer.ip().to_canonical().to_string();
+    let Ok(address) = HeaderValue::try_from(address) else {
+        return;
+    };
+    // Without it, answers are merely later.
+    let _ = stream.set_nodelay(true);
+    let client = Rc::new(Client { address });
+    let (core, drain) = (core.clone(), drain.clone());
+    tokio::task::spawn_local(async move {
+        connection::serve(core, client, stream, drain).await;
+        drop(held);
+    });
+}

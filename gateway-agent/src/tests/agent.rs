@@ -1,0 +1,252 @@
+//! Whole agents, through their ports.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use breaker_core::{AgentId, PopId};
+use rampmeter_api::v1;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    agent::{Agent, Settings, Sockets, Source, StartError},
+    config::{memory, state_dir::StateDir},
+    fleet::stream::ControlPlane,
+    serve::listener::Listeners,
+    tests::control::{decision, fleet, open},
+};
+
+/// How long anything may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn local() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+fn start(pop: &str, source: Source, state_dir: Option<PathBuf>) -> Result<Agent, StartError> {
+    let settings = Settings {
+        id: AgentId::new("a1").ok(),
+        pop: PopId::new(pop).expect("a name"),
+        cores: 2,
+        source,
+        state_dir,
+    };
+    let sockets = Sockets {
+        listen: Listeners::bind(local(), settings.cores).expect("a free port"),
+        admin: TcpListener::bind(local()).expect("a free port"),
+    };
+    Agent::start(settings, sockets)
+}
+
+/// Alone, by a file that is in `dir`.
+fn alone(dir: &Path, text: &str) -> Agent {
+    let path = dir.join("fleet.yaml");
+    fs::write(&path, text).expect("written");
+    start("fra1", Source::File(path), None).expect("a good file")
+}
+
+async fn get(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: pay\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = tokio::time::timeout(PATIENCE, exchange).await;
+    let answer = answer.expect("an answer in time").expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a header");
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    (status.expect("a status"), body.to_owned())
+}
+
+async fn state(agent: &Agent) -> Value {
+    let (status, body) = get(agent.admin, "GET", "/state").await;
+    assert_eq!(status, 200);
+    serde_json::from_str(&body).expect("JSON")
+}
+
+async fn eventually(what: &str, agent: &Agent, holds: impl Fn(&Value) -> bool) {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let state = state(agent).await;
+        if holds(&state) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < until, "{what}: {state:#}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_alone_is_ready_at_once_and_shows_what_it_does() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let agent = alone(dir.path(), &fleet(""));
+    assert_eq!(
+        get(agent.admin, "GET", "/healthz").await,
+        (200, "ok\n".to_owned())
+    );
+    assert_eq!(
+        get(agent.admin, "GET", "/readyz").await,
+        (200, "ready\n".to_owned())
+    );
+    assert_eq!(get(agent.admin, "POST", "/state").await.0, 405);
+    assert_eq!(get(agent.admin, "GET", "/").await.0, 404);
+
+    // Nobody listens on the endpoint's port.
+    let (status, _) = get(agent.listen, "GET", "/x").await;
+    assert_eq!(status, 502);
+    eventually("the failure is counted", &agent, |state| {
+        state["backends"][0]["counters"]["outcomes"]["connect"] == 1
+    })
+    .await;
+    let state = state(&agent).await;
+    assert_eq!(
+        (&state["agent"], &state["config"]["source"]),
+        (&"a1".into(), &"file".into())
+    );
+    assert_eq!(state["backends"][0]["state"], "CLOSED");
+    let (_, page) = get(agent.admin, "GET", "/metrics").await;
+    for line in [
+        "rampmeter_agent_requests_total{service=\"pay\",backend=\"pay/us-east\",outcome=\"connect\"} 1",
+        "rampmeter_agent_state{service=\"pay\",backend=\"pay/us-east\",state=\"CLOSED\"} 1",
+        "rampmeter_agent_request_duration_seconds_count{service=\"pay\",backend=\"pay/us-east\"} 1",
+    ] {
+        assert!(
+            page.lines().any(|found| found == line),
+            "{line} is not in {page}"
+        );
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn every_line_of_the_metrics_page_is_well_formed_and_announced() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let agent = alone(dir.path(), &fleet(""));
+    let (_, page) = get(agent.admin, "GET", "/metrics").await;
+    let mut family = "";
+    for line in page.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            family = help.split(' ').next().expect("a name");
+        } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+            assert!(kind.starts_with(family), "{line}");
+        } else {
+            let (name, value) = line.rsplit_once(' ').expect("a value");
+            assert!(name.starts_with(family), "{line} under {family}");
+            value.parse::<f64>().expect(line);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_changed_file_is_taken_up_and_a_bad_one_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("fleet.yaml");
+    let agent = alone(dir.path(), &fleet(""));
+    let two = fleet("").replace(
+        "backends: {us-east:",
+        "backends: {us-west: {endpoints: ['http://127.0.0.1:2']}, us-east:",
+    );
+    let two = two.replace("[us-east]", "[us-east, us-west]");
+    fs::write(&path, &two).expect("written");
+    let both = |state: &Value| state["backends"].as_array().map(Vec::len) == Some(2);
+    eventually("two backends", &agent, both).await;
+
+    fs::write(&path, two.replace("us-west]", "mars]")).expect("written");
+    agent.reload();
+    let complains = |state: &Value| {
+        state["config"]["error"]
+            .as_str()
+            .is_some_and(|e| e.contains("us-west"))
+    };
+    eventually("the complaint", &agent, complains).await;
+    assert!(both(&state(&agent).await), "the one before stays");
+
+    fs::write(&path, fleet("")).expect("written");
+    agent.reload();
+    let mended = |state: &Value| state["config"]["error"].is_null() && !both(state);
+    eventually("one backend", &agent, mended).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_start_says_what_is_wrong() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("fleet.yaml");
+    fs::write(&path, fleet("")).expect("written");
+    let cases = [
+        ("iad1", path.clone(), "fra1"),
+        ("fra1", dir.path().join("gone.yaml"), "gone.yaml"),
+    ];
+    for (pop, path, named) in cases {
+        let error = start(pop, Source::File(path), None)
+            .expect_err(named)
+            .to_string();
+        assert!(error.contains(named), "{error}");
+    }
+    let nowhere = start("fra1", Source::File(path.clone()), Some(path)).expect_err("a file");
+    assert!(matches!(nowhere, StartError::StateDir { .. }), "{nowhere}");
+}
+
+#[tokio::test]
+async fn an_agent_starts_from_its_state_directory_while_the_control_plane_is_away() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let kept = StateDir::open(dir.path()).expect("writable");
+    let config = v1::Config {
+        revision: 7,
+        yaml: fleet(""),
+    };
+    kept.save(memory::CONFIG, &config).expect("saved");
+    let decisions = v1::Decisions {
+        decisions: vec![decision(9, open())],
+        ..v1::Decisions::default()
+    };
+    kept.save(memory::DECISIONS, &decisions).expect("saved");
+
+    let away = Source::ControlPlane(vec![
+        ControlPlane::new("http://127.0.0.1:1").expect("a URL"),
+    ]);
+    let agent = start("fra1", away, Some(dir.path().to_owned())).expect("it starts");
+    assert_eq!(get(agent.admin, "GET", "/readyz").await.0, 200);
+    let (status, body) = get(agent.listen, "GET", "/x").await;
+    assert_eq!(status, 503, "{body}");
+    let state = state(&agent).await;
+    assert_eq!(state["config"]["source"], "state-dir");
+    assert_eq!(state["config"]["revision"], 7);
+    let backend = &state["backends"][0];
+    assert_eq!(
+        (&backend["state"], &backend["decided_by"]),
+        (&"OPEN".into(), &"FLEET".into())
+    );
+    assert_eq!(backend["decision"]["revision"], 9);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn without_any_configuration_an_agent_is_alive_but_not_ready() {
+    let away = Source::ControlPlane(vec![
+        ControlPlane::new("http://127.0.0.1:1").expect("a URL"),
+    ]);
+    let agent = start("fra1", away, None).expect("it starts");
+    assert_eq!(get(agent.admin, "GET", "/healthz").await.0, 200);
+    eventually("the reason", &agent, |state| {
+        state["control_plane"]["last_error"].is_string()
+    })
+    .await;
+    let (status, body) = get(agent.admin, "GET", "/readyz").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("refused"), "{body}");
+    agent.stop().await;
+}

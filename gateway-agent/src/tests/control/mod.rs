@@ -1,0 +1,265 @@
+//! The control side in virtual time: requests are admitted and finished by hand,
+//! and turns are taken when the test says so.
+
+mod alone;
+mod cut_off;
+mod gate;
+mod leases;
+mod obeying;
+mod reporting;
+
+use std::time::{Duration, Instant};
+
+use breaker_core::{AgentId, FailureKind, OutcomeClass, PopId, Timestamp, breaker::StateName};
+use rampmeter_api::v1::{self, connect_request::Message as Up};
+use tokio::sync::mpsc;
+
+use crate::{
+    admit::{
+        gate::{BackendIndex, CoreGate, Permit, Refusal, RefusalReason},
+        recorder::Tally,
+    },
+    config::configuration::{ConfigSource, FleetText},
+    fleet::{
+        control::Control,
+        link::{CALM, Connected, HOT, Link, QUEUE},
+        local::Identity,
+        watched::Watched,
+    },
+};
+
+const BACKEND: &str = "pay/us-east";
+
+pub(crate) fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub(crate) fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// One backend, with these breaker settings.
+pub(crate) fn fleet(settings: &str) -> String {
+    format!(
+        "pops: {{fra1: {{region_order: [us-east]}}}}
+services:
+  pay:
+    routes: [{{path_prefix: /}}]
+    backends: {{us-east: {{endpoints: ['http://127.0.0.1:1']}}}}
+    timeouts: {{total: 2s, response_headers: 2s}}
+    breaker: {{open_duration: 10s, ramp_duration: 10s{settings}}}
+"
+    )
+}
+
+pub(crate) fn identity() -> Identity {
+    Identity {
+        agent: AgentId::new("a1").expect("a name"),
+        pop: PopId::new("fra1").expect("a name"),
+    }
+}
+
+/// An agent without sockets.
+struct Rig {
+    control: Control,
+    gate: CoreGate,
+    /// Both clocks at the beginning.
+    start: (Timestamp, Instant),
+    /// Time since then.
+    elapsed: Duration,
+    up: Option<mpsc::Receiver<v1::ConnectRequest>>,
+    revision: u64,
+}
+
+impl Rig {
+    fn with(settings: &str) -> Self {
+        let mut control = Control::new(identity(), 1);
+        let start = Instant::now();
+        let at = control.clock.at(start);
+        let text = FleetText::read(1, fleet(settings));
+        let installed = control.install_text(ConfigSource::ControlPlane, text, at);
+        installed.expect("a good configuration");
+        Self {
+            gate: control.gates().remove(0),
+            control,
+            start: (at, start),
+            elapsed: Duration::ZERO,
+            up: None,
+            revision: 0,
+        }
+    }
+
+    fn new() -> Self {
+        Self::with("")
+    }
+
+    fn connected() -> Self {
+        let mut rig = Self::new();
+        rig.connect();
+        rig
+    }
+
+    fn connect(&mut self) {
+        let (up, queue) = mpsc::channel(QUEUE);
+        let connected = Connected {
+            address: "http://test".to_owned(),
+            replica: "r1".to_owned(),
+            since_unix_ms: 0,
+        };
+        let link = Link::new(up, CALM, HOT);
+        let welcome = v1::Welcome::default();
+        self.control.welcome(&welcome, link, connected);
+        self.up = Some(queue);
+    }
+
+    fn now(&self) -> Timestamp {
+        self.start.0 + self.elapsed
+    }
+
+    /// Time passes, then the control side turns.
+    fn pass(&mut self, time: Duration) {
+        self.elapsed += time;
+        let now = self.now();
+        self.control.turn(now);
+    }
+
+    fn ask(&self, idempotent: bool) -> Result<Permit, Refusal> {
+        let at = self.start.1 + self.elapsed;
+        self.gate.admit_at(BackendIndex(0), idempotent, at)
+    }
+
+    fn reason(&self) -> Option<RefusalReason> {
+        self.ask(true).err().map(|refusal| refusal.reason)
+    }
+
+    /// So many requests that end so, each with a turn.
+    fn serve(&mut self, count: usize, class: OutcomeClass) {
+        for _ in 0..count {
+            self.ask(true).expect("admitted").finish(class, None);
+            self.pass(millis(20));
+        }
+    }
+
+    fn watched(&self) -> &Watched {
+        &self.control.backends[BACKEND]
+    }
+
+    fn state(&self) -> StateName {
+        self.watched().state
+    }
+
+    fn count(&self, tally: Tally) -> u64 {
+        self.watched().counters().get(tally)
+    }
+
+    /// The fleet decides, in a newer version.
+    fn decide(&mut self, fleet: v1::Circuit) {
+        self.decide_as(self.revision + 1, fleet);
+    }
+
+    fn decide_as(&mut self, revision: u64, fleet: v1::Circuit) {
+        self.revision = revision;
+        let decision = decision(revision, fleet);
+        self.apply(v1::Decisions {
+            decisions: vec![decision],
+            ..v1::Decisions::default()
+        });
+    }
+
+    fn apply(&mut self, decisions: v1::Decisions) {
+        let now = self.now();
+        self.control.apply(&decisions, now);
+    }
+
+    fn heard(&mut self) {
+        let now = self.now();
+        self.control.heard(now);
+    }
+
+    fn grant(&mut self, lease: &str) {
+        let now = self.now();
+        let grant = v1::TrialGrant {
+            backend: BACKEND.to_owned(),
+            lease_id: lease.to_owned(),
+            expires_in: Some(prost(secs(3))),
+        };
+        self.control.grant(&grant, now);
+    }
+
+    /// What went up since the last call.
+    fn sent(&mut self) -> Vec<Up> {
+        let up = self.up.as_mut().expect("connected");
+        let mut sent = Vec::new();
+        while let Ok(request) = up.try_recv() {
+            sent.extend(request.message);
+        }
+        sent
+    }
+
+    fn reports(&mut self) -> Vec<v1::BackendReport> {
+        let reports = self.sent().into_iter().filter_map(|up| match up {
+            Up::Report(report) => Some(report.backends),
+            _ => None,
+        });
+        reports.flatten().collect()
+    }
+
+    fn results(&mut self) -> Vec<(String, v1::TrialOutcome)> {
+        let results = self.sent().into_iter().filter_map(|up| match up {
+            Up::TrialResult(result) => Some((result.lease_id.clone(), result.outcome())),
+            _ => None,
+        });
+        results.collect()
+    }
+}
+
+pub(crate) fn prost(duration: Duration) -> prost_types::Duration {
+    rampmeter_api::convert::duration(duration)
+}
+
+pub(crate) fn decision(revision: u64, fleet: v1::Circuit) -> v1::Decision {
+    v1::Decision {
+        backend: BACKEND.to_owned(),
+        version: Some(v1::Version { epoch: 1, revision }),
+        mode: v1::Mode::Enforce.into(),
+        fleet: Some(fleet),
+        pops: Vec::new(),
+    }
+}
+
+fn circuit(state: v1::BreakerState) -> v1::Circuit {
+    v1::Circuit {
+        state: state.into(),
+        ramp_duration: Some(prost(secs(10))),
+        ..v1::Circuit::default()
+    }
+}
+
+pub(crate) fn open() -> v1::Circuit {
+    v1::Circuit {
+        retry_in: Some(prost(secs(20))),
+        trips: 1,
+        ..circuit(v1::BreakerState::Open)
+    }
+}
+
+fn half_open() -> v1::Circuit {
+    circuit(v1::BreakerState::HalfOpen)
+}
+
+pub(crate) fn closed() -> v1::Circuit {
+    circuit(v1::BreakerState::Closed)
+}
+
+fn ramping(admission: f64) -> v1::Circuit {
+    v1::Circuit {
+        ramp: Some(v1::Ramp {
+            admission,
+            hold: Some(prost(Duration::ZERO)),
+            duration: Some(prost(secs(10))),
+        }),
+        ..closed()
+    }
+}
+
+const FAILED: OutcomeClass = OutcomeClass::Failure(FailureKind::Http5xx);

@@ -1,0 +1,7 @@
+//! Tests of several parts at once, through their doors.
+
+mod agent;
+mod apply;
+mod control;
+mod proxy;
+mod stream;

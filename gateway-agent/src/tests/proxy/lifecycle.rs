@@ -1,0 +1,99 @@
+//! Start, drain, and what must not end the server.
+
+use std::{io, net::SocketAddr};
+
+use super::{
+    GET, OK,
+    rig::{Rig, Scripted, Wire, within},
+};
+use crate::{
+    admit::recorder::Tally,
+    serve::listener::{self, Listeners},
+};
+
+#[tokio::test]
+async fn a_drain_finishes_what_runs_and_takes_nothing_new() {
+    let backend = Scripted::start().await;
+    let rig = Rig::in_front_of(backend.address, "");
+    let mut idle = rig.client().await;
+    idle.write(GET).await;
+    let mut upstream = backend.accept().await;
+    upstream.head().await;
+    upstream.write(OK).await;
+    idle.until("ok").await;
+    let mut busy = rig.client().await;
+    busy.write(GET).await;
+    upstream.head().await;
+
+    rig.drain();
+    assert_eq!(idle.rest().await, "", "an idle connection is closed");
+    upstream.write(OK).await;
+    let answer = busy.rest().await;
+    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+    let address = rig.address;
+    rig.ended().await;
+    let refused = tokio::net::TcpStream::connect(address).await;
+    assert_eq!(
+        refused.expect_err("it is closed").kind(),
+        io::ErrorKind::ConnectionRefused
+    );
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_an_error_also_for_one_of_us() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let first = Listeners::bind(any, 2).expect("a free port");
+    let again = Listeners::bind(first.address(), 2);
+    assert_eq!(
+        again.expect_err("it is taken").kind(),
+        io::ErrorKind::AddrInUse
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn accepting_goes_on_however_often_it_fails() {
+    // Out of descriptors, out of memory, a client that gave up.
+    let errors = [
+        libc_error(24),
+        libc_error(12),
+        io::ErrorKind::ConnectionAborted.into(),
+    ];
+    let mut errors = errors.into_iter();
+    let accepted = listener::next(async || match errors.next() {
+        Some(error) => Err(error),
+        None => Ok("connected"),
+    });
+    assert_eq!(within(accepted).await, "connected");
+}
+
+fn libc_error(number: i32) -> io::Error {
+    io::Error::from_raw_os_error(number)
+}
+
+#[tokio::test]
+async fn requests_in_a_row_on_one_connection_are_answered_in_order() {
+    let backend = Scripted::start().await;
+    let rig = Rig::in_front_of(backend.address, "");
+    let mut client: Wire = rig.client().await;
+    client
+        .write("GET /1 HTTP/1.1\r\nhost: a\r\n\r\nGET /2 HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await;
+    let mut upstream = backend.accept().await;
+    for number in ["1", "2"] {
+        let head = upstream.head().await;
+        assert!(head.starts_with(&format!("get /{number} ")), "{head}");
+        upstream
+            .write(&format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n{number}"
+            ))
+            .await;
+    }
+    client.head().await;
+    assert!(
+        client
+            .until("\r\n\r\n2")
+            .await
+            .starts_with("1HTTP/1.1 200 OK")
+    );
+    assert_eq!(rig.count("r", Tally::Success), 2);
+}
