@@ -38,19 +38,12 @@ pub struct Process {
 /// # Errors
 /// It has not been built.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
-    let test = env::current_exe().context("where is this test's executable?")?;
-    let profile = test
-        .ancestors()
-        .nth(2)
-        .context("the executable has no target directory")?;
-    let path = profile.join(name);
-    if !path.exists() {
-        bail!(
-            "{} is not built: run tests/run.sh, or cargo build --workspace --bins",
-            path.display()
-        );
-    }
-    Ok(path)
+    let this = env::current_exe().context("where is this executable?")?;
+    // A test stands in PROFILE/deps, a binary in PROFILE.
+    let found = this.ancestors().skip(1).take(2).map(|dir| dir.join(name));
+    found.into_iter().find(|path| path.is_file()).with_context(|| {
+        format!("{name} is not built: run tests/run.sh, or cargo build --workspace --bins")
+    })
 }
 
 impl Process {
