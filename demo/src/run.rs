@@ -62,7 +62,7 @@ async fn demo(options: &Demo) -> anyhow::Result<ExitCode> {
         Output::Json => println!("{:#}", json(&stage, &figures, &alone, &checks)),
     }
     if options.keep {
-        keep(stage).await?;
+        keep(stage, options.output).await?;
     }
     Ok(if passed {
         ExitCode::SUCCESS
@@ -154,49 +154,12 @@ fn json(stage: &Stage, figures: &Figures, alone: &Cost, checks: &[Check]) -> Val
 }
 
 /// Leaves everything running, with what can be tried.
-async fn keep(stage: Stage) -> anyhow::Result<()> {
-    let control_plane = stage.fleet.control_plane;
-    println!(
-        "\n  control plane   {control_plane} (gRPC), http://{} (metrics)",
-        stage.fleet.http
-    );
-    for agent in stage.fleet.agents.iter() {
-        println!(
-            "  {:<15} http://{} (admin http://{})",
-            agent.id.to_string(),
-            agent.listen,
-            agent.admin
-        );
+async fn keep(stage: Stage, output: Output) -> anyhow::Result<()> {
+    match output {
+        Output::Text => println!("{}", to_try(&stage)),
+        // Standard output has the JSON, and nothing else.
+        Output::Json => eprintln!("{}", to_try(&stage)),
     }
-    let grpcurl = |call: &str| format!("  grpcurl -plaintext {call}");
-    println!("\n  Everything keeps running, with its traffic, until Ctrl-C. Try:\n");
-    println!(
-        "{}",
-        grpcurl(&format!(
-            "{control_plane} rampmeter.v1.FleetService/ListBackends"
-        ))
-    );
-    println!(
-        "{}",
-        grpcurl(&format!(
-            "-d '{{\"name\":\"{VICTIM}\"}}' {control_plane} rampmeter.v1.FleetService/ExplainBackend"
-        ))
-    );
-    println!(
-        "{}",
-        grpcurl(&format!(
-            "{control_plane} rampmeter.v1.FleetService/WatchBackends"
-        ))
-    );
-    println!("\n  and break it again, over its own address:\n");
-    println!(
-        "  curl -X POST http://{}/_script/503",
-        stage.backends.east.address()
-    );
-    println!(
-        "  curl -X POST http://{}/_script/ok",
-        stage.backends.east.address()
-    );
     std::io::stdout().flush()?;
     let addresses = stage.fleet.agents.addresses();
     tokio::spawn(traffic(addresses.clone(), "payments", PAYMENTS_RATE));
@@ -208,6 +171,34 @@ async fn keep(stage: Stage) -> anyhow::Result<()> {
     payments.end();
     search.end();
     stopped().await
+}
+
+fn to_try(stage: &Stage) -> String {
+    let control_plane = stage.fleet.control_plane;
+    let mut lines = vec![format!(
+        "\n  {:<14} {control_plane} (gRPC), http://{} (metrics)",
+        "control plane", stage.fleet.http
+    )];
+    lines.extend(stage.fleet.agents.iter().map(|agent| {
+        let (name, listen, admin) = (agent.id.to_string(), agent.listen, agent.admin);
+        format!("  {name:<14} http://{listen} (admin http://{admin})")
+    }));
+    let east = stage.backends.east.address();
+    let service = "rampmeter.v1.FleetService";
+    lines.push(format!(
+        "
+  Everything keeps running, with its traffic, until Ctrl-C. Try:
+
+  grpcurl -plaintext {control_plane} {service}/ListBackends
+  grpcurl -plaintext -d '{{\"name\":\"{VICTIM}\"}}' {control_plane} {service}/ExplainBackend
+  grpcurl -plaintext {control_plane} {service}/WatchBackends
+
+  and break it again, at its own address:
+
+  curl -X POST http://{east}/_script/503
+  curl -X POST http://{east}/_script/ok"
+    ));
+    lines.join("\n")
 }
 
 /// Traffic without end, in loads that forget what they have recorded.
