@@ -348,6 +348,18 @@ impl Permit {
         self.record(class);
     }
 
+    /// It could not be sent, for a reason of ours: a refusal after all, which
+    /// says nothing about the backend or the client.
+    pub fn withdraw(mut self, reason: RefusalReason) {
+        self.finished = true;
+        self.cell.leave();
+        self.cell.recorder.count(Tally::of_refusal(reason));
+        if let Some(lease) = self.trial.take() {
+            lease.finish(OutcomeClass::ClientGone);
+            self.cell.live.wake.notify_one();
+        }
+    }
+
     fn record(&mut self, class: OutcomeClass) {
         self.finished = true;
         self.cell.leave();

@@ -3,6 +3,8 @@
 
 use std::rc::Rc;
 
+use breaker_core::FailureKind;
+
 use crate::{
     admit::gate::Permit,
     backend::{classify::Verdict, lent::Connection, pool::Load, upload::Progress},
@@ -31,6 +33,19 @@ impl Exchange {
             connection,
             upload,
             _load: load,
+        }
+    }
+
+    /// The next move is the client's: it has not sent its whole body.
+    pub(crate) fn client_owes(&self) -> bool {
+        !self.upload.ended() && self.upload.waits_for_client()
+    }
+
+    /// Records a failure; or nobody's, if the client's own body broke off: the
+    /// connection to the backend did not outlast that.
+    pub(crate) fn broke(mut self, kind: FailureKind) {
+        if self.upload.fault().is_none() {
+            self.settle(Verdict::failure(kind));
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use breaker_core::outcome::FailureKind;
+use breaker_core::outcome::{FailureKind, OutcomeClass};
 use fleet_config::Timeouts;
 use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response, StatusCode, header};
@@ -22,9 +22,9 @@ use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    admit::gate::Permit,
+    admit::gate::{Permit, RefusalReason},
     backend::{
-        classify::{self, Verdict},
+        classify,
         exchange::Exchange,
         lent::Connection,
         pool::{ConnectError, Pool, Protocol},
@@ -62,11 +62,14 @@ pub(crate) fn forward<'a>(
         }
         Err(failure) => {
             tracing::debug!(endpoint = %pool.endpoint, ?failure, "no response");
-            if let Some(kind) = failure.held_against_backend() {
-                let Verdict { class, retry_after } = Verdict::failure(kind);
-                permit.finish(class, retry_after);
+            let fault = failure.fault();
+            match failure.held_against_backend() {
+                Some(kind) => permit.finish(OutcomeClass::Failure(kind), None),
+                None if fault == Fault::Limit => permit.withdraw(RefusalReason::Limit),
+                // The client's own doing: dropped as its leaving.
+                None => {}
             }
-            Err(failure.fault())
+            Err(fault)
         }
     })
 }

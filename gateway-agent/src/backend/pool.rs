@@ -78,6 +78,8 @@ pub(crate) struct Pool {
     max_open: u32,
     open: Cell<u32>,
     in_flight: Cell<u32>,
+    /// Its endpoint left the configuration: nothing is kept any more.
+    retired: Cell<bool>,
     idle: RefCell<VecDeque<Idle>>,
     shared: RefCell<Vec<Multiplexed>>,
     /// The HTTP/2 connection being made, for everyone who waits for it.
@@ -100,7 +102,11 @@ pub(crate) struct Load(Rc<Pool>);
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.0.in_flight.update(|n| n - 1);
+        let pool = &self.0;
+        pool.in_flight.update(|n| n - 1);
+        if pool.retired.get() && pool.in_flight.get() == 0 {
+            pool.retire();
+        }
     }
 }
 
@@ -126,6 +132,7 @@ impl Pool {
             max_open: (MAX_ENDPOINT_CONNECTIONS / cores).max(1),
             open: Cell::new(0),
             in_flight: Cell::new(0),
+            retired: Cell::new(false),
             idle: RefCell::default(),
             shared: RefCell::default(),
             connecting: RefCell::default(),
@@ -141,6 +148,14 @@ impl Pool {
     pub(crate) fn enter(self: &Rc<Self>) -> Load {
         self.in_flight.update(|n| n + 1);
         Load(self.clone())
+    }
+
+    /// Closes what idles, now and from now on. Without this they would last for
+    /// as long as the endpoint likes: their tasks keep the pool that keeps them.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().clear();
     }
 
     /// Closes what has idled for too long.
@@ -170,7 +185,8 @@ impl Pool {
                 let sender = within(limit, self.clone().open_http1()).await?;
                 Ok(Connection::http1(sender, self.clone(), false))
             }
-            Protocol::Http2 => self.share(limit).await,
+            // A connection that closes at once is made again, but not for ever.
+            Protocol::Http2 => within(limit, self.share(limit)).await,
         }
     }
 
@@ -178,11 +194,15 @@ impl Pool {
     /// request yet, once it has.
     pub(crate) fn keep(self: Rc<Self>, mut sender: http1::SendRequest<Upload>, idle: Duration) {
         let until = Instant::now() + idle;
+        if self.retired.get() {
+            return;
+        }
         if sender.is_ready() {
             self.idle.borrow_mut().push_back(Idle { sender, until });
         } else if !sender.is_closed() {
             tokio::task::spawn_local(async move {
-                if let Ok(Ok(())) = timeout(READY_AGAIN, sender.ready()).await {
+                let ready = timeout(READY_AGAIN, sender.ready()).await;
+                if matches!(ready, Ok(Ok(()))) && !self.retired.get() {
                     self.idle.borrow_mut().push_back(Idle { sender, until });
                 }
             });

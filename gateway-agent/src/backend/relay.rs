@@ -13,11 +13,7 @@ use http::{HeaderMap, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::backend::{
-    classify::{self, Verdict},
-    exchange::Exchange,
-    watchdog::Watchdog,
-};
+use crate::backend::{classify, exchange::Exchange, watchdog::Watchdog};
 
 /// Why a response's body ended early; the client sees its connection or stream
 /// cut, as the header is out.
@@ -67,11 +63,14 @@ impl Relay {
             Poll::Ready(next) => next,
             Poll::Pending if self.exchange.is_none() => return Poll::Pending,
             Poll::Pending => {
-                if self.watchdog.poll_bite(cx).is_pending() {
-                    return Poll::Pending;
+                while self.watchdog.poll_bite(cx).is_ready() {
+                    if !self.client_owes() {
+                        self.fail(FailureKind::Timeout);
+                        return Poll::Ready(Some(Err(Broken::Stalled)));
+                    }
+                    self.watchdog.forgive();
                 }
-                self.fail(FailureKind::Timeout);
-                return Poll::Ready(Some(Err(Broken::Stalled)));
+                return Poll::Pending;
             }
         };
         self.watchdog.fed();
@@ -102,9 +101,15 @@ impl Relay {
         }
     }
 
+    /// The backend waits for the client, so what stands still is not its fault;
+    /// a client that pauses for too long ends its upload, and that ends this.
+    fn client_owes(&self) -> bool {
+        self.exchange.as_ref().is_some_and(Exchange::client_owes)
+    }
+
     fn fail(&mut self, kind: FailureKind) {
-        if let Some(mut exchange) = self.exchange.take() {
-            exchange.settle(Verdict::failure(kind));
+        if let Some(exchange) = self.exchange.take() {
+            exchange.broke(kind);
         }
     }
 

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::{backend::watchdog::Watchdog, limits::BODY_IDLE};
+use crate::backend::watchdog::Watchdog;
 
 /// What a client did wrong while sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +22,7 @@ pub(crate) enum UploadFault {
     /// Its body broke off.
     #[error("the client broke off")]
     Gone,
-    /// Nothing came for [`BODY_IDLE`].
+    /// Nothing came for too long.
     #[error("the client's body stalled")]
     Stalled,
     /// It is longer than the route allows.
@@ -58,6 +59,11 @@ impl Progress {
         self.owed_since.get().map(|since| since.max(started))
     }
 
+    /// The next move is the client's.
+    pub(crate) fn waits_for_client(&self) -> bool {
+        self.owed_since.get().is_none()
+    }
+
     /// What ended the upload early.
     pub(crate) fn fault(&self) -> Option<UploadFault> {
         self.fault.get()
@@ -84,13 +90,13 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// Of `body`, of which `max_bytes` are allowed.
-    pub(crate) fn new(body: Incoming, max_bytes: Option<u64>) -> Self {
+    /// Of `body`, of which `max_bytes` are allowed, and which may pause for `idle`.
+    pub(crate) fn new(body: Incoming, max_bytes: Option<u64>, idle: Duration) -> Self {
         let ended = body.is_end_stream();
         Self {
             body: (!ended).then_some(body),
             progress: Rc::new(Progress::new(ended)),
-            watchdog: Watchdog::new(BODY_IDLE, None),
+            watchdog: Watchdog::new(idle, None),
             allowance: max_bytes.unwrap_or(u64::MAX),
         }
     }
@@ -100,7 +106,7 @@ impl Upload {
         Self {
             body: None,
             progress,
-            watchdog: Watchdog::new(BODY_IDLE, None),
+            watchdog: Watchdog::new(Duration::ZERO, None),
             allowance: 0,
         }
     }
@@ -169,5 +175,32 @@ impl http_body::Body for Upload {
             Some(body) => body.size_hint(),
             None => SizeHint::with_exact(0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt;
+    use hyper::{server::conn::http1, service::service_fn};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_may_pause_for_as_long_as_its_kind_of_request_may() {
+        const IDLE: Duration = Duration::from_secs(300);
+        let (mut client, server) = tokio::io::duplex(1024);
+        let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf";
+        client.write_all(head).await.expect("it is open");
+        let started = Instant::now();
+        let service = service_fn(async |request: http::Request<Incoming>| {
+            let upload = Upload::new(request.into_body(), None, IDLE);
+            let stalled = upload.collect().await.expect_err("it never ends");
+            assert_eq!(stalled, UploadFault::Stalled);
+            Err::<http::Response<String>, _>(stalled)
+        });
+        let served = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        served.await.expect_err("it stalled");
+        assert_eq!(started.elapsed(), IDLE);
     }
 }

@@ -67,6 +67,12 @@ impl Core {
             return current;
         }
         let next = Rc::new(Table::new(snapshot, self.cores, &current.pools()));
+        let kept = next.pools();
+        for (endpoint, pool) in current.pools() {
+            if !kept.contains_key(&endpoint) {
+                pool.retire();
+            }
+        }
         *self.table.borrow_mut() = next.clone();
         next
     }

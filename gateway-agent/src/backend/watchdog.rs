@@ -40,6 +40,15 @@ impl Watchdog {
         }
     }
 
+    /// It bit, but for no fault of the other side: the wait begins anew.
+    pub(crate) fn forgive(&mut self) {
+        let now = Instant::now();
+        self.waiting_since = Some(now);
+        if let Some(sleep) = &mut self.sleep {
+            sleep.as_mut().reset(now + self.idle);
+        }
+    }
+
     /// Nothing came: ready once that is too long.
     pub(crate) fn poll_bite(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.waiting_since.is_none() {
@@ -95,5 +104,13 @@ mod tests {
         tokio::time::sleep(100 * SECOND).await;
         wait(&mut watchdog, 9 * SECOND).await;
         assert_eq!(bite(&mut watchdog).await, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_forgiven_costs_nothing_and_waits_anew() {
+        let mut watchdog = Watchdog::new(10 * SECOND, Some(Duration::ZERO));
+        assert_eq!(bite(&mut watchdog).await, 0);
+        watchdog.forgive();
+        assert_eq!(bite(&mut watchdog).await, 10);
     }
 }

@@ -205,10 +205,11 @@ impl Dialer {
         let jittered = |wait: Duration| wait.min(MAX_WAIT).mul_f64(0.5 + uniform());
         match end {
             End::Stopped => Duration::ZERO,
-            End::GoAway(wait) => jittered(*wait),
+            End::GoAway(wait) => jittered((*wait).max(BACKOFF.0)),
             End::Refused(status) => {
                 let asked = status.get_details_retry_info();
-                jittered(asked.and_then(|info| info.retry_delay).unwrap_or(SLOWLY))
+                let asked = asked.and_then(|info| info.retry_delay).unwrap_or(SLOWLY);
+                jittered(asked.max(BACKOFF.0))
             }
             End::Lost(_) => {
                 let rounds = self.attempts / self.addresses.len() as u32;
@@ -295,4 +296,22 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fleet::control::Control, tests::control::identity};
+
+    #[test]
+    fn a_control_plane_that_names_no_time_is_not_called_in_a_loop() {
+        let control = Shared::new(Control::new(identity(), 1));
+        let to = ControlPlane::new("http://127.0.0.1:1").expect("an address");
+        let mut dialer = Dialer::new(control, vec![to], ([127, 0, 0, 1], 1).into());
+        let at_once = go_away(&v1::GoAway {
+            retry_in: Some(prost_types::Duration::default()),
+            ..v1::GoAway::default()
+        });
+        assert!(dialer.wait(&at_once) >= BACKOFF.0 / 2);
+    }
 }

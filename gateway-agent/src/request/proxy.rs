@@ -17,6 +17,7 @@ use crate::{
         upload::Upload,
         upstream::{Core, Table},
     },
+    limits::{BODY_IDLE, STREAM_IDLE},
     request::{
         answer::{self, Fault},
         body::Body,
@@ -111,7 +112,9 @@ async fn handle(
     // Forward and classify. (Retries wrap this.)
     let host = upstream_host(&parts, &target, pool);
     let path = target.path.into_owned();
-    let body = Upload::new(body, destination.max_request_bytes);
+    // A caller of a gRPC stream pauses as its server does.
+    let idle = if grpc { STREAM_IDLE } else { BODY_IDLE };
+    let body = Upload::new(body, destination.max_request_bytes, idle);
     let request = outgoing(parts, &path, host, client, grpc, body)?;
     let decision = permit.version();
     let sent = forward(permit, pool, &upstream.timeouts, request, grpc).await;

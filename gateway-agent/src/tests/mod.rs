@@ -2,6 +2,6 @@
 
 mod agent;
 mod apply;
-mod control;
+pub(crate) mod control;
 mod proxy;
 mod stream;

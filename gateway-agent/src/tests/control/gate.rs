@@ -91,3 +91,18 @@ fn every_core_admits_its_share_of_a_ramp_from_a_phase_of_its_own() {
     let passed = admitted.iter().filter(|passed| **passed).count();
     assert!((8..=56).contains(&passed), "{passed} of 64");
 }
+
+#[test]
+fn what_we_could_not_send_for_want_of_room_is_our_refusal_and_no_outcome() {
+    let mut rig = Rig::connected();
+    rig.decide(half_open());
+    rig.grant("l1");
+    let permit = rig.ask(true).expect("a trial");
+    permit.withdraw(RefusalReason::Limit);
+    rig.pass(millis(20));
+    assert_eq!(rig.count(Tally::RefusedLimit), 1);
+    assert_eq!(rig.count(Tally::ClientGone), 0);
+    assert_eq!(rig.watched().backend.in_flight(), 0);
+    let returned = ("l1".to_owned(), v1::TrialOutcome::Returned);
+    assert_eq!(rig.results(), [returned]);
+}

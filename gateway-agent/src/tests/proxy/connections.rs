@@ -156,3 +156,29 @@ async fn requests_go_to_the_less_loaded_endpoint() {
         }
     }
 }
+
+#[tokio::test]
+async fn connections_to_an_endpoint_that_left_the_configuration_are_closed() {
+    let (old, new) = (Scripted::start().await, Scripted::start().await);
+    let rig = Rig::in_front_of(old.address, "");
+    let (mut client, mut idle) = after_one_request(&rig, &old, OK).await;
+    let mut busy = rig.client().await;
+    busy.write(GET).await;
+    let mut last = idle;
+    last.head().await;
+    let mut third = rig.client().await;
+    third.write(GET).await;
+    idle = old.accept().await;
+    idle.head().await;
+    idle.write(OK).await;
+    third.until("ok").await;
+    rig.in_flight(1).await;
+
+    rig.configure(&super::rig::fleet(&[("r", new.address)], ""));
+    client.write(GET).await;
+    new.accept().await.head().await;
+    assert_eq!(idle.rest().await, "", "what idles is closed");
+    last.write(OK).await;
+    busy.until("ok").await;
+    assert_eq!(last.rest().await, "", "what was in use is not kept");
+}

@@ -245,3 +245,46 @@ async fn a_call_is_slow_by_its_header_and_not_by_who_reads_its_body() {
     assert_eq!(rig.count("r", Tally::Success), 1);
     assert_eq!(rig.count("r", Tally::Slow), 1);
 }
+
+#[tokio::test]
+async fn a_client_whose_body_breaks_off_after_the_header_is_not_held_against_the_backend() {
+    let backend = Scripted::start().await;
+    let routes = "routes: [{path_prefix: /, max_request_bytes: 4}]";
+    let rig = Rig::in_front_of(backend.address, routes);
+    let mut client = rig.client().await;
+    client
+        .write("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        .await;
+    let mut upstream = backend.accept().await;
+    upstream.until("hi\r\n").await;
+    upstream.write(CHUNKED).await;
+    upstream.write("2\r\nok\r\n").await;
+    client.until("ok\r\n").await;
+    client.write("9\r\n123456789\r\n").await;
+    rig.settled(Tally::ClientGone).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_answered_early_may_wait_for_the_client_s_body() {
+    let backend = Scripted::start().await;
+    let timeouts = "timeouts: {connect: 50ms, response_headers: 100ms, total: 100ms}";
+    let rig = Rig::in_front_of(backend.address, timeouts);
+    let mut slow = rig.client().await;
+    slow.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n")
+        .await;
+    let mut upstream = backend.accept().await;
+    upstream.head().await;
+    upstream.write(CHUNKED).await;
+    upstream.write("2\r\nok\r\n").await;
+    slow.until("ok\r\n").await;
+    // A request that came later has waited for as long as the backend may take.
+    let mut later = rig.client().await;
+    later.write(GET).await;
+    assert!(later.head().await.starts_with("http/1.1 504"));
+    slow.write("slow").await;
+    upstream.until("slow").await;
+    upstream.write("0\r\n\r\n").await;
+    slow.until("0\r\n\r\n").await;
+    assert_eq!(rig.count("r", Tally::Timeout), 1, "the later one");
+    assert_eq!(rig.count("r", Tally::Success), 1);
+}
