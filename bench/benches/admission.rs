@@ -52,6 +52,7 @@ fn open(control: &mut Control) {
             ..v1::Circuit::default()
         }),
         pops: Vec::new(),
+        override_expires_in: None,
     };
     let decisions = v1::Decisions {
         decisions: vec![decision],

@@ -24,7 +24,7 @@ pub struct Decision {
     pub backend: BackendName,
     /// Its place in the order.
     pub version: Version,
-    /// The mode in force.
+    /// The mode when it was sent; see [`Decision::mode`].
     pub mode: Mode,
     /// For every POP without a circuit of its own.
     pub fleet: Circuit,
@@ -32,6 +32,20 @@ pub struct Decision {
     pub pops: BTreeMap<PopId, Circuit>,
     /// Length of the ramp that will follow.
     pub ramp_duration: Duration,
+    /// When the override behind `mode` ends by itself; `None`: there is none, or
+    /// a control plane of an older version does not say.
+    pub override_until: Option<Timestamp>,
+}
+
+impl Decision {
+    /// The mode in force at `now`: `configured` once an override has ended,
+    /// whether or not anyone was there to say so.
+    pub fn mode(&self, configured: Mode, now: Timestamp) -> Mode {
+        match self.override_until {
+            Some(until) if until <= now => configured,
+            _ => self.mode,
+        }
+    }
 }
 
 /// To the wire, as seen at `now`.
@@ -51,6 +65,10 @@ pub fn decision(
         mode: v1::Mode::from(breaker.mode(policy)).into(),
         fleet: Some(circuit(&breaker.fleet, policy, now)),
         pops: pops.collect(),
+        override_expires_in: breaker
+            .over
+            .as_ref()
+            .map(|o| duration(now.until(o.expires))),
     }
 }
 
@@ -107,7 +125,16 @@ pub fn from_decision(wire: &v1::Decision, now: Timestamp) -> Result<Decision, Wi
             fleet.ramp_duration.as_ref(),
             MAX_AHEAD,
         )?,
+        override_until: override_until(wire, now)?,
     })
+}
+
+fn override_until(wire: &v1::Decision, now: Timestamp) -> Result<Option<Timestamp>, WireError> {
+    let Some(left) = wire.override_expires_in.as_ref() else {
+        return Ok(None);
+    };
+    let left = duration_up_to("decision.override_expires_in", Some(left), MAX_AHEAD)?;
+    Ok(Some(now + left))
 }
 
 /// One circuit from the wire; what the wire does not carry starts at `now`.

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit, PopId, Ramp, Timestamp, Version};
+use breaker_core::{
+    BackendName, Breaker, BreakerPolicy, Circuit, Mode, PopId, Ramp, Timestamp, Version,
+    breaker::Override,
+};
 
 use super::{decision, duration, duration_up_to, histogram};
 use crate::v1;
@@ -81,6 +84,25 @@ fn a_ramp_admits_the_same_share_on_both_sides() {
             "after {seconds} s: {a} there, {b} here"
         );
     }
+}
+
+#[test]
+fn an_override_ends_on_the_other_clock_when_it_does_here() {
+    let mut there = breaker(ramping());
+    there.over = Some(Override {
+        mode: Mode::ForcedOpen,
+        actor: "ann".to_owned(),
+        reason: "bad deploy".to_owned(),
+        created: NOW,
+        expires: NOW + Duration::from_secs(60),
+    });
+    let received = Timestamp::from_millis(50);
+    let here = there_and_back(&there, NOW + Duration::from_secs(20), received);
+    let mode = |seconds| here.mode(Mode::Enforce, received + Duration::from_secs(seconds));
+    assert_eq!((mode(39), mode(40)), (Mode::ForcedOpen, Mode::Enforce));
+    there.over = None;
+    let here = there_and_back(&there, NOW, received);
+    assert_eq!(here.override_until, None);
 }
 
 #[test]

@@ -166,6 +166,7 @@ fn held(revision: u64, state: BreakerState) -> v1::Decision {
         mode: v1::Mode::Enforce.into(),
         fleet: Some(circuit),
         pops: Vec::new(),
+        override_expires_in: None,
     }
 }
 

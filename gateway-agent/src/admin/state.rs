@@ -133,10 +133,12 @@ fn change(change: &Change) -> Value {
 fn decision(control: &Control, held: &Held, now: Timestamp) -> Value {
     let decision = &held.decision;
     let own = decision.pops.get(&control.identity.pop);
+    let expires_in = decision.override_until.map(|until| now.until(until));
     json!({
         "epoch": decision.version.epoch,
         "revision": decision.version.revision,
         "mode": mode_name(decision.mode),
+        "override_expires_in_ms": expires_in.map(|left| left.as_millis() as u64),
         "fleet": circuit(&decision.fleet, now),
         "pop": own.map(|own| circuit(own, now)),
         "heard_ms_ago": now.since(held.heard).as_millis() as u64,

@@ -111,10 +111,12 @@ impl Stance {
     }
 
     /// The strictest of what is known. An override holds also while the control
-    /// plane is away: a person made it, and knows more than silence does.
+    /// plane is away, until it expires: a person made it, and knows more than
+    /// silence does.
     pub fn of(inputs: &Inputs<'_>) -> Self {
         let decision = inputs.decision;
-        let mode = decision.map_or(inputs.policy.mode, |decision| decision.mode);
+        let configured = inputs.policy.mode;
+        let mode = decision.map_or(configured, |d| d.mode(configured, inputs.now));
         let rule = match mode {
             Mode::Disabled | Mode::ForcedClosed => Rule::Pass,
             Mode::ForcedOpen => Rule::Refuse {

@@ -61,11 +61,11 @@ impl Core {
 
     /// The table of the configuration in force.
     pub(crate) fn table(&self) -> Rc<Table> {
-        let snapshot = self.gate.snapshot();
         let current = self.table.borrow().clone();
-        if Arc::ptr_eq(&snapshot, &current.snapshot) {
+        if self.gate.is_current(&current.snapshot) {
             return current;
         }
+        let snapshot = self.gate.snapshot();
         let next = Rc::new(Table::new(snapshot, self.cores, &current.pools()));
         let kept = next.pools();
         for (endpoint, pool) in current.pools() {

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use crate::{
-    config::configuration::ConfigSource,
+    config::configuration::{ConfigSource, cut},
     fleet::drive::{Shared, stopped},
 };
 
@@ -71,5 +71,5 @@ fn take(control: &Shared, path: &Path) {
             "the changed fleet file is refused, the one before stays in force: {error}"
         );
     }
-    control.config_error = taken.err();
+    control.config_error = taken.err().map(cut);
 }

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use breaker_core::{BackendName, Breaker, BreakerPolicy, Timestamp};
+use breaker_core::{BackendName, Breaker, BreakerPolicy, Timestamp, breaker::Override};
 use rampmeter_api::{
     convert::decision::{self, Decision},
     v1,
@@ -119,7 +119,13 @@ fn to_wire(held: &Decision, now: Timestamp) -> v1::Decision {
         version: held.version,
         fleet: held.fleet.clone(),
         pops: held.pops.clone(),
-        over: None,
+        over: held.override_until.map(|expires| Override {
+            mode: held.mode,
+            actor: String::new(),
+            reason: String::new(),
+            created: now,
+            expires,
+        }),
     };
     let policy = BreakerPolicy {
         mode: held.mode,

@@ -31,10 +31,6 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Heartbeats missed until the stream is given up.
 const MISSED: u32 = 3;
 
-/// Of a refused configuration's errors, as much as a person reads in a table.
-/// The log has them all.
-const MAX_ERROR_BYTES: usize = 4096;
-
 /// For the last messages of an agent that stops.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -182,9 +178,7 @@ impl<'a> Session<'a> {
                 "configuration refused, the one before stays in force: {error}"
             );
         }
-        let mut error = installed.err().unwrap_or_default();
-        error.truncate(error.floor_char_boundary(MAX_ERROR_BYTES));
-        self.acknowledge(error)
+        self.acknowledge(installed.err().unwrap_or_default())
     }
 
     fn acknowledge(&self, config_error: String) -> Result<(), Deaf> {

@@ -82,6 +82,8 @@ pub struct Watched {
     idempotent_at: Option<Timestamp>,
     /// The local breaker took a stale decision over.
     taken_over: bool,
+    /// An override is in force, and will end whether or not anyone says so.
+    overridden: bool,
 }
 
 impl Watched {
@@ -99,6 +101,7 @@ impl Watched {
             retry_after: Duration::ZERO,
             idempotent_at: None,
             taken_over: false,
+            overridden: false,
             backend,
         }
     }
@@ -154,7 +157,7 @@ impl Watched {
     /// Nothing changes here unless requests or decisions come.
     pub fn is_quiet(&self) -> bool {
         let passes = self.backend.live.stance.load().rule == Rule::Pass;
-        passes && self.leases.is_empty() && self.local.is_quiet()
+        passes && !self.overridden && self.leases.is_empty() && self.local.is_quiet()
     }
 
     /// Takes a lease of the fleet, if the decision has a use for it.
@@ -167,7 +170,9 @@ impl Watched {
         now: Timestamp,
     ) -> bool {
         let waiting = match ruling(decision, pop) {
-            Circuit::Open { .. } | Circuit::HalfOpen { .. } => decision.mode == Mode::Enforce,
+            Circuit::Open { .. } | Circuit::HalfOpen { .. } => {
+                decision.mode(self.policy.mode, now) == Mode::Enforce
+            }
             Circuit::Closed { .. } => false,
         };
         let known = self.leases.iter().any(|lease| lease.id == id);
@@ -201,6 +206,8 @@ impl Watched {
         let fresh = context
             .held
             .is_some_and(|held| held.is_fresh(now, context.valid_for));
+        let until = context.held.and_then(|held| held.decision.override_until);
+        self.overridden = until.is_some_and(|until| now < until);
         self.move_local(context, fresh);
         let ended = self.ended_leases(now);
         let stance = Stance::of(&Inputs {
@@ -220,7 +227,8 @@ impl Watched {
     fn move_local(&mut self, context: &Context<'_>, fresh: bool) {
         let now = context.now;
         let decision = context.held.map(|held| &held.decision);
-        let mode = decision.map_or(self.policy.mode, |decision| decision.mode);
+        let configured = self.policy.mode;
+        let mode = decision.map_or(configured, |decision| decision.mode(configured, now));
         let ruling = decision.map(|decision| ruling(decision, &context.identity.pop));
         let fleet_holds = matches!(
             ruling,

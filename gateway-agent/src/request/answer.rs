@@ -21,6 +21,16 @@ const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-m
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
+/// To an HTTP/1 client whose header did not end in time, as it goes out: hyper
+/// has no request yet that could be answered.
+pub(crate) const HEADER_TIMEOUT: &str = "HTTP/1.1 408 Request Timeout\r\n\
+    content-type: application/problem+json\r\n\
+    content-length: 138\r\n\
+    connection: close\r\n\
+    x-rampmeter: reason=header_timeout\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Request Timeout\",\"status\":408,\
+    \"detail\":\"the request header did not end in time\",\"reason\":\"header_timeout\"}\n";
+
 /// Why we answer instead of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {

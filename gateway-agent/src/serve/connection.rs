@@ -23,7 +23,7 @@ use hyper_util::{
     server::graceful::GracefulConnection,
 };
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::watch,
     time::{Duration, Instant, sleep_until, timeout},
@@ -36,12 +36,13 @@ use crate::{
         HEADER_READ_TIMEOUT, MAX_BUFFER_BYTES, MAX_HEADER_BYTES, MAX_HEADERS,
     },
     request::{
+        answer,
         body::Body,
         proxy::{self, Client},
     },
     serve::{
-        executor::LocalExecutor,
         pulse::{Health, Pulse, Running, Watched},
+        stalled::Streams,
     },
 };
 
@@ -61,11 +62,12 @@ pub(crate) async fn serve(
     mut stream: TcpStream,
     drain: watch::Receiver<bool>,
 ) {
+    let accepted = Instant::now();
     let Ok(Ok(first)) = timeout(HEADER_READ_TIMEOUT, first_bytes(&mut stream)).await else {
         return;
     };
     let http2 = first.starts_with(PREFACE);
-    let pulse = Rc::new(Pulse::new(http2));
+    let pulse = Rc::new(Pulse::new(http2, accepted));
     let io = Watched {
         inner: TokioIo::new(stream),
         first,
@@ -79,14 +81,32 @@ pub(crate) async fn serve(
             let response = answer.await;
             Ok::<_, std::convert::Infallible>(response.map(|body| Tracked {
                 body,
-                _runs: request_runs,
+                runs: request_runs,
             }))
         }
     });
     match http2 {
-        true => drive(http2_builder().serve_connection(io, service), &pulse, drain).await,
-        false => drive(http1_builder().serve_connection(io, service), &pulse, drain).await,
+        true => {
+            let streams = Streams(pulse.clone());
+            let mut connection = pin!(http2_builder(streams).serve_connection(io, service));
+            drive(connection.as_mut(), &pulse, drain).await;
+        }
+        false => {
+            let mut connection = http1_builder().serve_connection(io, service);
+            let ended = drive(Pin::new(&mut connection), &pulse, drain).await;
+            if ended == Ended::Late {
+                let stream = connection.into_parts().io.inner.into_inner();
+                // A client that does not take it has gone.
+                let _ = timeout(GOODBYE, say_late(stream)).await;
+            }
+        }
     }
+}
+
+/// Tells a client whose header did not come in time.
+async fn say_late(mut stream: TcpStream) -> io::Result<()> {
+    stream.write_all(answer::HEADER_TIMEOUT.as_bytes()).await?;
+    stream.shutdown().await
 }
 
 /// Enough to know the protocol.
@@ -111,8 +131,8 @@ fn http1_builder() -> http1::Builder {
     builder
 }
 
-fn http2_builder() -> http2::Builder<LocalExecutor> {
-    let mut builder = http2::Builder::new(LocalExecutor);
+fn http2_builder(streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(H2_STREAMS)
@@ -124,26 +144,35 @@ fn http2_builder() -> http2::Builder<LocalExecutor> {
     builder
 }
 
+/// Why a connection is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// By itself, or because it idled or its client did not read.
+    Over,
+    /// A header of HTTP/1 did not come in time.
+    Late,
+}
+
 /// Drives a connection; ends it when it is overdue, and gently on drain.
 async fn drive<C: GracefulConnection>(
-    connection: C,
+    mut connection: Pin<&mut C>,
     pulse: &Pulse,
     mut drain: watch::Receiver<bool>,
-) {
-    let mut connection = pin!(connection);
+) -> Ended {
     let mut look = pin!(sleep_until(Instant::now() + LOOK_EVERY));
     let mut draining = false;
     loop {
         tokio::select! {
             biased;
             // How it ended is the client's affair: its requests were settled.
-            _ = connection.as_mut() => return,
+            _ = connection.as_mut() => return Ended::Over,
             () = look.as_mut() => {
                 let now = Instant::now();
                 match pulse.check(now) {
                     Health::Fine => look.as_mut().reset(now + LOOK_EVERY),
-                    Health::Dead => return,
-                    Health::Idle if draining => return,
+                    Health::Late => return Ended::Late,
+                    Health::Dead => return Ended::Over,
+                    Health::Idle if draining => return Ended::Over,
                     Health::Idle => {
                         connection.as_mut().graceful_shutdown();
                         draining = true;
@@ -163,7 +192,7 @@ async fn drive<C: GracefulConnection>(
 #[derive(Debug)]
 struct Tracked {
     body: Body,
-    _runs: Running,
+    runs: Running,
 }
 
 impl http_body::Body for Tracked {
@@ -174,7 +203,9 @@ impl http_body::Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        self.runs.polled(polled.is_ready());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -183,5 +214,97 @@ impl http_body::Body for Tracked {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        admit::{gate::CoreGate, snapshot::Snapshot},
+        clock::Clock,
+        limits::{BODY_IDLE, KEEP_ALIVE_IDLE},
+    };
+    use arc_swap::ArcSwap;
+    use http_body_util::{BodyExt, Empty};
+    use std::sync::Arc;
+    use tokio::net::TcpListener;
+
+    /// A connection served without any configuration, so that all answers are ours.
+    async fn connected() -> (TcpStream, impl Future<Output = ()>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let client = TcpStream::connect(address).await.expect("it listens");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
+        let core = Core::new(CoreGate::new(0, table, Clock::new()), 1);
+        let address = http::HeaderValue::from_static("127.0.0.1");
+        let peer = Rc::new(Client { address });
+        let (stay, drain) = watch::channel(false);
+        let served = async move {
+            serve(core, peer, stream, drain).await;
+            drop(stay);
+        };
+        (client, served)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_whose_header_does_not_end_in_time_is_told_so() {
+        let (mut client, served) = connected().await;
+        client.write_all(b"GET / HT").await.expect("it is open");
+        let started = Instant::now();
+        served.await;
+        assert!(started.elapsed() >= HEADER_READ_TIMEOUT);
+        assert!(started.elapsed() <= HEADER_READ_TIMEOUT + LOOK_EVERY);
+        let mut told = String::new();
+        client.read_to_string(&mut told).await.expect("an end");
+        let (head, body) = told.split_once("\r\n\r\n").expect("a header");
+        assert!(
+            head.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
+            "{head}"
+        );
+        assert!(
+            head.contains("x-rampmeter: reason=header_timeout"),
+            "{head}"
+        );
+        let length = format!("content-length: {}", body.len());
+        assert!(head.contains(&length), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!(body["status"], 408);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_on_which_nothing_comes_is_closed_without_a_word() {
+        let (mut client, served) = connected().await;
+        served.await;
+        let mut told = String::new();
+        client.read_to_string(&mut told).await.expect("an end");
+        assert_eq!(told, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_whose_client_takes_nothing_is_reset_alone() {
+        let tasks = tokio::task::LocalSet::new();
+        tasks
+            .run_until(async {
+                let (client, served) = connected().await;
+                let served = tokio::task::spawn_local(served);
+                let (mut sender, connection) =
+                    hyper::client::conn::http2::Builder::new(crate::serve::executor::LocalExecutor)
+                        .initial_stream_window_size(0)
+                        .handshake(TokioIo::new(client))
+                        .await
+                        .expect("HTTP/2");
+                tokio::task::spawn_local(connection);
+                let request = http::Request::get("http://a/").body(Empty::<Bytes>::new());
+                let response = sender.send_request(request.expect("a request")).await;
+                let body = response.expect("an answer").into_body();
+                let started = Instant::now();
+                body.collect().await.expect_err("it is reset");
+                let waited = started.elapsed();
+                assert!((BODY_IDLE..KEEP_ALIVE_IDLE).contains(&waited), "{waited:?}");
+                assert!(!served.is_finished(), "the connection lives");
+            })
+            .await;
     }
 }

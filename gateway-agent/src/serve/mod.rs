@@ -5,3 +5,4 @@ pub(crate) mod executor;
 pub mod listener;
 pub(crate) mod pulse;
 pub mod server;
+pub(crate) mod stalled;

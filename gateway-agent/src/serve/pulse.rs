@@ -27,6 +27,9 @@ pub(crate) struct Pulse {
     since: Cell<Instant>,
     /// Since when the client takes nothing of what we write.
     unread_since: Cell<Option<Instant>>,
+    /// A body was polled: whether it had something, so that the next move is the
+    /// client's.
+    turn: Cell<Option<bool>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,18 +37,23 @@ pub(crate) enum Health {
     Fine,
     /// Without a request for too long.
     Idle,
-    /// In a header, or unread, for too long.
+    /// In an HTTP/1 header for too long.
+    Late,
+    /// Unread for too long.
     Dead,
 }
 
 impl Pulse {
-    pub(crate) fn new(http2: bool) -> Self {
+    /// Of a connection accepted then. An HTTP/2 client may connect ahead of need;
+    /// one of HTTP/1 has begun its header when this is made.
+    pub(crate) fn new(http2: bool, accepted: Instant) -> Self {
         Self {
             http2,
             requests: Cell::new(0),
-            in_header: Cell::new(true),
-            since: Cell::new(Instant::now()),
+            in_header: Cell::new(!http2),
+            since: Cell::new(accepted),
             unread_since: Cell::new(None),
+            turn: Cell::new(None),
         }
     }
 
@@ -56,10 +64,15 @@ impl Pulse {
         let resting = self.requests.get() == 0;
         match (resting, self.in_header.get()) {
             _ if unread => Health::Dead,
-            (true, true) if waited >= HEADER_READ_TIMEOUT => Health::Dead,
+            (true, true) if waited >= HEADER_READ_TIMEOUT => Health::Late,
             (true, false) if waited >= KEEP_ALIVE_IDLE => Health::Idle,
             _ => Health::Fine,
         }
+    }
+
+    /// What was noted since the last call.
+    pub(crate) fn take_turn(&self) -> Option<bool> {
+        self.turn.take()
     }
 
     fn read_something(&self) {
@@ -89,6 +102,11 @@ impl Running {
         pulse.requests.update(|n| n + 1);
         pulse.in_header.set(false);
         Self(pulse.clone())
+    }
+
+    /// Its response's body was polled, and had something or not.
+    pub(crate) fn polled(&self, had_something: bool) {
+        self.0.turn.set(Some(had_something));
     }
 }
 
@@ -175,14 +193,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_first_request_must_come_in_time() {
-        let pulse = Pulse::new(false);
+        let pulse = Pulse::new(false, Instant::now());
         assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Fine);
-        assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Dead);
+        assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Late);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_may_run_for_as_long_as_it_likes() {
-        let pulse = Rc::new(Pulse::new(false));
+        let pulse = Rc::new(Pulse::new(false, Instant::now()));
         let running = Running::new(&pulse);
         assert_eq!(after(&pulse, 10 * KEEP_ALIVE_IDLE).await, Health::Fine);
         drop(running);
@@ -195,19 +213,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_header_that_has_begun_must_end_in_time() {
-        let pulse = Rc::new(Pulse::new(false));
+        let pulse = Rc::new(Pulse::new(false, Instant::now()));
         drop(Running::new(&pulse));
         after(&pulse, HEADER_READ_TIMEOUT).await;
         pulse.read_something();
         assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Fine);
         // A byte now and then does not help.
         pulse.read_something();
-        assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Dead);
+        assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Late);
     }
 
     #[tokio::test(start_paused = true)]
     async fn http_2_may_idle_and_ping() {
-        let pulse = Rc::new(Pulse::new(true));
+        let pulse = Rc::new(Pulse::new(true, Instant::now()));
         drop(Running::new(&pulse));
         pulse.read_something();
         assert_eq!(
@@ -218,8 +236,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn http_2_may_connect_ahead_of_need() {
+        let pulse = Pulse::new(true, Instant::now());
+        let before = KEEP_ALIVE_IDLE - LOOK_EVERY;
+        assert_eq!(after(&pulse, before).await, Health::Fine);
+        assert_eq!(after(&pulse, LOOK_EVERY).await, Health::Idle);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_client_must_take_what_we_write() {
-        let pulse = Rc::new(Pulse::new(false));
+        let pulse = Rc::new(Pulse::new(false, Instant::now()));
         let _running = Running::new(&pulse);
         pulse.wrote(true);
         assert_eq!(after(&pulse, BODY_IDLE - LOOK_EVERY).await, Health::Fine);

@@ -95,6 +95,68 @@ fn an_override_holds_until_the_control_plane_lifts_it() {
 }
 
 #[test]
+fn an_override_ends_when_it_expires_also_when_nobody_is_there_to_say_so() {
+    for (mode, then) in [
+        (v1::Mode::ForcedOpen, None),
+        (v1::Mode::Disabled, Some(RefusalReason::Local)),
+    ] {
+        let mut rig = Rig::connected();
+        let forced = v1::Decision {
+            mode: mode.into(),
+            override_expires_in: Some(prost(secs(600))),
+            ..decision(1, closed())
+        };
+        rig.apply(v1::Decisions {
+            decisions: vec![forced],
+            ..v1::Decisions::default()
+        });
+        rig.control.disconnected(None);
+        rig.pass(secs(599));
+        let forced = (mode == v1::Mode::ForcedOpen).then_some(RefusalReason::Override);
+        assert_eq!(rig.reason(), forced, "{mode:?}");
+        rig.pass(secs(2));
+        assert_eq!(rig.reason(), None, "{mode:?}: the configured mode");
+        while then.is_some() && rig.reason().is_none() {
+            rig.ask(true).expect("admitted").finish(FAILED, None);
+            rig.pass(millis(20));
+            assert!(rig.elapsed < secs(700), "its own breaker acts again");
+        }
+        assert_eq!(rig.reason(), then, "{mode:?}");
+    }
+}
+
+#[test]
+fn an_override_keeps_its_expiry_over_a_restart() {
+    let mut rig = Rig::connected();
+    let forced = v1::Decision {
+        mode: v1::Mode::ForcedOpen.into(),
+        override_expires_in: Some(prost(secs(600))),
+        ..decision(1, closed())
+    };
+    rig.apply(v1::Decisions {
+        decisions: vec![forced],
+        ..v1::Decisions::default()
+    });
+    rig.pass(secs(100));
+    let saved = Saved {
+        unix_ms: 1_000_000,
+        message: v1::Decisions {
+            decisions: rig.control.decisions.to_wire(rig.now()),
+            ..v1::Decisions::default()
+        },
+    };
+    let mut rig = Rig::new();
+    let now = rig.now();
+    rig.control.restore(&saved, 1_000_000 + 300_000, now);
+    rig.control.refresh_all(now);
+    assert_eq!(rig.reason(), Some(RefusalReason::Override));
+    rig.pass(secs(199));
+    assert_eq!(rig.reason(), Some(RefusalReason::Override));
+    rig.pass(secs(2));
+    assert_eq!(rig.reason(), None);
+}
+
+#[test]
 fn decisions_of_an_earlier_run_keep_their_age() {
     for (age_ms, reason) in [
         (5_000, RefusalReason::Open),

@@ -224,6 +224,7 @@ pub(crate) fn decision(revision: u64, fleet: v1::Circuit) -> v1::Decision {
         mode: v1::Mode::Enforce.into(),
         fleet: Some(fleet),
         pops: Vec::new(),
+        override_expires_in: None,
     }
 }
 

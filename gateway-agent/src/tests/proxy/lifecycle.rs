@@ -30,6 +30,7 @@ async fn a_drain_finishes_what_runs_and_takes_nothing_new() {
     upstream.write(OK).await;
     let answer = busy.rest().await;
     assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
     let address = rig.address;
     rig.ended().await;
     let refused = tokio::net::TcpStream::connect(address).await;
@@ -96,4 +97,36 @@ async fn requests_in_a_row_on_one_connection_are_answered_in_order() {
             .starts_with("1HTTP/1.1 200 OK")
     );
     assert_eq!(rig.count("r", Tally::Success), 2);
+}
+
+#[tokio::test]
+async fn a_drain_tells_http_2_clients_to_go_elsewhere() {
+    const GOAWAY: u8 = 7;
+    let backend = Scripted::start().await;
+    let rig = Rig::in_front_of(backend.address, "");
+    let mut client = rig.client().await;
+    let settings = "\0\0\0\u{4}\0\0\0\0\0";
+    client
+        .write(&format!("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n{settings}"))
+        .await;
+    let frame = |client: Wire| async move {
+        let mut client = client;
+        let mut head = [0; 9];
+        client.fill(&mut head).await;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        client.fill(&mut payload).await;
+        (client, head[3], payload)
+    };
+    // Its own settings: it speaks.
+    let (mut client, _, _) = frame(client).await;
+    rig.drain();
+    loop {
+        let (rest, kind, payload) = frame(client).await;
+        client = rest;
+        if kind == GOAWAY {
+            assert_eq!(payload[4..8], [0; 4], "no error");
+            break;
+        }
+    }
 }
