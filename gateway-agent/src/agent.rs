@@ -76,7 +76,7 @@ pub enum StartError {
     #[error("{0}")]
     Config(String),
     /// The state directory.
-    #[error("--state-dir {path}: {error}", path = path.display())]
+    #[error("--state-dir {path} cannot be created or written: {error}", path = path.display())]
     StateDir {
         /// As given.
         path: PathBuf,

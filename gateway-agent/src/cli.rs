@@ -10,6 +10,22 @@ use crate::{
     fleet::stream::ControlPlane,
 };
 
+/// What `--help` says last.
+const AFTER_HELP: &str = "\
+Signals:
+  SIGTERM, SIGINT  Take no more connections, finish requests in flight (30 s at most),
+                   say goodbye to the control plane and exit. A second one exits at once.
+  SIGHUP           Read --config again. Without effect with --control-plane.
+
+Exit codes:
+  0  Stopped when told.
+  1  Stopped otherwise: by itself, or at once by a second signal. The log says why.
+  2  Cannot start as told. Standard error says why; starting again will not help.
+
+When in doubt:
+  curl http://127.0.0.1:9901/state   What this agent does with each backend, and why.
+  curl http://127.0.0.1:9901/readyz  Whether it has a configuration, and if not, why.";
+
 /// More threads than this are a typing error.
 const MAX_CORES: usize = 1024;
 
@@ -20,7 +36,7 @@ const MAX_CORES: usize = 1024;
 /// Alone, with local breakers only:
 ///   gateway-agent --config fleet.yaml --pop fra1
 #[derive(Debug, Parser)]
-#[command(name = "gateway-agent", version, verbatim_doc_comment)]
+#[command(name = "gateway-agent", version, verbatim_doc_comment, after_help = AFTER_HELP)]
 #[command(group(ArgGroup::new("source").required(true).args(["control_plane", "config"])))]
 pub struct Cli {
     /// Control planes, `http://HOST:PORT`, separated by commas: the first that
@@ -43,20 +59,22 @@ pub struct Cli {
     #[arg(long, env = "RAMPMETER_ID", value_name = "NAME", value_parser = agent)]
     pub id: Option<AgentId>,
 
-    /// Where to serve requests; port 0 takes a free one.
+    /// Where to serve requests, IP:PORT; port 0 takes a free one.
     #[arg(
         long,
+        value_parser = address,
         env = "RAMPMETER_LISTEN",
         value_name = "ADDR",
         default_value = "0.0.0.0:8080"
     )]
     pub listen: SocketAddr,
 
-    /// Where to serve /metrics, /healthz, /readyz and /state; port 0 takes a free
-    /// one. It shows everything to everybody, so keep it on loopback or a
+    /// Where to serve /metrics, /healthz, /readyz and /state, IP:PORT; port 0
+    /// takes a free one. It shows everything to everybody, so keep it on loopback or a
     /// network of your own.
     #[arg(
         long,
+        value_parser = address,
         env = "RAMPMETER_ADMIN",
         value_name = "ADDR",
         default_value = "127.0.0.1:9901"
@@ -69,7 +87,7 @@ pub struct Cli {
     #[arg(long, env = "RAMPMETER_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// Threads that serve requests; without it, one for each core.
+    /// Threads that serve requests, 1 to 1024; without it, one for each core.
     #[arg(long, visible_alias = "workers", env = "RAMPMETER_CORES", value_name = "N", value_parser = cores)]
     pub cores: Option<usize>,
 
@@ -107,6 +125,11 @@ fn pop(name: &str) -> Result<PopId, String> {
 
 fn agent(name: &str) -> Result<AgentId, String> {
     AgentId::new(name).map_err(|error| error.to_string())
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let parsed = text.parse();
+    parsed.map_err(|_| "allowed is IP:PORT, for example 0.0.0.0:8080 or [::1]:8080".to_owned())
 }
 
 fn cores(text: &str) -> Result<usize, String> {

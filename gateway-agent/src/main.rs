@@ -18,7 +18,7 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("gateway-agent: {error:#}");
             ExitCode::from(USAGE)
@@ -27,8 +27,13 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn run(cli: Cli) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("--log {:?}", cli.log))?;
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let filter = EnvFilter::try_new(&cli.log).map_err(|error| {
+        anyhow::anyhow!(
+            "--log {:?}: {error}; for example: info, or warn,gateway_agent=debug",
+            cli.log
+        )
+    })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -55,9 +60,17 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             _ = hang_up.recv() => agent.reload(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = agent.ended() => anyhow::bail!("stopped by itself; the log says why"),
+            () = agent.ended() => {
+                eprintln!("gateway-agent: stopped by itself; the log says why");
+                return Ok(ExitCode::FAILURE);
+            }
         }
     }
-    agent.stop().await;
-    Ok(())
+    tokio::select! {
+        () = agent.stop() => return Ok(ExitCode::SUCCESS),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    eprintln!("gateway-agent: told twice to stop; requests in flight are cut");
+    Ok(ExitCode::FAILURE)
 }

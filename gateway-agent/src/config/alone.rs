@@ -27,7 +27,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// In sentences for the person who wrote it.
 pub fn read(path: &Path) -> Result<(String, FleetConfig), String> {
     let named = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{named}: {error}"))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("--config {named} cannot be read: {error}"))?;
     let config = FleetConfig::parse(&text, &named).map_err(|errors| errors.to_string())?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");

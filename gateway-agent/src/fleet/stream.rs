@@ -64,6 +64,11 @@ impl ControlPlane {
             .map_err(|error| format!("{url:?} is no URL ({error}): {allowed}"))?;
         let plain = matches!(uri.path(), "" | "/") && uri.query().is_none();
         let complete = uri.scheme_str() == Some("http") && uri.port().is_some();
+        if uri.scheme_str() == Some("https") {
+            return Err(format!(
+                "{url:?}: TLS to the control plane is not supported yet; {allowed}"
+            ));
+        }
         if !(plain && complete) {
             return Err(format!("{url:?} cannot be a control plane: {allowed}"));
         }
