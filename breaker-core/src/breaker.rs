@@ -207,10 +207,18 @@ pub enum Happening {
     TrialEnded(TrialLease, TrialOutcome),
     /// A lease ran out.
     TrialLost(TrialLease),
-    /// Admission was cut during a ramp, to this.
-    RampCut(f64),
+    /// Admission was cut during a ramp.
+    RampCut {
+        /// `None` for the fleet.
+        pop: Option<PopId>,
+        /// To this share.
+        admission: f64,
+    },
     /// Full admission.
-    RampFinished,
+    RampFinished {
+        /// `None` for the fleet.
+        pop: Option<PopId>,
+    },
     /// It would have opened, but for SHADOW mode or the blast-radius limit.
     ShadowTrip {
         /// `None` for the fleet.

@@ -150,10 +150,10 @@ pub fn traffic(figures: &ReplicaView, now: Timestamp) -> v1::Traffic {
     let share = |n: u64| n as f64 / counts.requests as f64;
     v1::Traffic {
         outcomes: Some(v1::OutcomeCounts {
-            requests: counts.requests,
-            failures: counts.failures,
-            overloads: counts.overloads,
-            slow_calls: counts.slow,
+            requests: Some(counts.requests),
+            failures: Some(counts.failures),
+            overloads: Some(counts.overloads),
+            slow_calls: Some(counts.slow),
         }),
         requests_per_second: counts.requests as f64 / seconds,
         demand_per_second: figures.demand_milli as f64 / 1000.0,

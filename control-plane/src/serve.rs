@@ -32,6 +32,10 @@ const STREAMS: u32 = 16;
 /// Largest header list: errors of a configuration travel in it.
 const HEADERS: u32 = 16 << 10;
 
+/// Largest call of an operator: a fleet file at its cap, with actor and reason.
+/// The default of 4 MiB for the whole message is just too small.
+const OPERATOR_MESSAGE: usize = fleet_config::MAX_FILE_BYTES + (64 << 10);
+
 /// How long streams may take to end.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -130,7 +134,7 @@ fn grpc(
         .add_service(AgentServer(plane.clone()))
         .add_service(
             OperatorServiceServer::new(Operator::new(plane.clone()))
-                .max_decoding_message_size(fleet_config::MAX_FILE_BYTES + (64 << 10)),
+                .max_decoding_message_size(OPERATOR_MESSAGE),
         )
         .add_service(FleetServiceServer::new(Reader::new(plane.clone())));
     let incoming = accept::accept(plane.clone(), listener);

@@ -187,8 +187,8 @@ impl Stage {
                 .receipts()
                 .between(Instant::now() - SECOND, Instant::now())
         });
-        let percent = backend.admission * 100.0;
-        let shown = bar(backend.admission);
+        let percent = backend.admission() * 100.0;
+        let shown = bar(backend.admission());
         Row {
             long: format!(
                 "{:<18} {state:<10} {shown} {percent:>4.0} %   {rate:>4} req/s",

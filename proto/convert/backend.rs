@@ -17,7 +17,7 @@ pub fn backend(
     let pops = breaker.pops.iter().map(|(pop, circuit)| v1::PopState {
         pop: pop.as_str().to_owned(),
         state: v1::BreakerState::from(circuit.state()).into(),
-        admission: breaker.admission(policy, Some(pop), now),
+        admission: Some(breaker.admission(policy, Some(pop), now)),
         retry_time: retry_time(circuit),
     });
     let leases = match circuit {
@@ -28,7 +28,7 @@ pub fn backend(
         name: name.as_str().to_owned(),
         state: v1::BreakerState::from(circuit.state()).into(),
         mode: v1::Mode::from(mode).into(),
-        admission: breaker.admission(policy, None, now),
+        admission: Some(breaker.admission(policy, None, now)),
         version: Some(breaker.version.into()),
         state_time: Some(timestamp(since(circuit))),
         retry_time: retry_time(circuit),

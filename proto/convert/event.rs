@@ -109,15 +109,15 @@ pub fn event(happening: &Happening, stamp: Stamp<'_>) -> v1::Event {
                 lease.agent.as_str(),
             )
         }
-        Happening::RampCut(admission) => {
-            let share = admission * 100.0;
-            let text = format!("new failures of {name} cut its admission to {share:.0} %");
-            stamp.event(v1::EventKind::RampCut, text)
+        Happening::RampCut { pop, admission } => {
+            let (at, share) = (at_pop(pop.as_ref()), admission * 100.0);
+            let text = format!("new failures of {name} cut its admission{at} to {share:.0} %");
+            scoped(stamp.event(v1::EventKind::RampCut, text), pop.as_ref())
         }
-        Happening::RampFinished => stamp.event(
-            v1::EventKind::RampFinished,
-            format!("{name} is fully admitted again"),
-        ),
+        Happening::RampFinished { pop } => {
+            let text = format!("{name} is fully admitted again{}", at_pop(pop.as_ref()));
+            scoped(stamp.event(v1::EventKind::RampFinished, text), pop.as_ref())
+        }
         Happening::ShadowTrip {
             pop,
             reason,
@@ -211,6 +211,10 @@ fn whose(pop: Option<&PopId>) -> String {
         None => "for the fleet".to_owned(),
         Some(pop) => format!("for {pop} only"),
     }
+}
+
+fn at_pop(pop: Option<&PopId>) -> String {
+    pop.map_or_else(String::new, |pop| format!(" at {pop}"))
 }
 
 fn because(reason: TripReason) -> String {

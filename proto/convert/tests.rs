@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use breaker_core::{
     BackendName, Breaker, BreakerPolicy, Circuit, Mode, PopId, Ramp, Timestamp, Version,
-    breaker::Override,
+    breaker::{Happening, Override},
 };
 
-use super::{decision, duration, duration_up_to, histogram};
+use super::{decision, duration, duration_up_to, event, histogram};
 use crate::v1;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
@@ -216,4 +216,49 @@ fn a_histogram_survives_the_wire_and_refuses_buckets_beyond_its_end() {
     assert_eq!(histogram::from_sparse(&deltas, &counts), Ok(buckets));
     assert!(histogram::from_sparse(&[1, u32::MAX], &[1, 1]).is_err());
     assert!(histogram::from_sparse(&[1], &[]).is_err());
+}
+
+#[test]
+fn events_of_a_ramp_name_the_pop_that_they_are_about() {
+    let name = backend();
+    let told = |happening| {
+        let stamp = event::Stamp {
+            id: String::new(),
+            at: NOW,
+            backend: Some(&name),
+            version: None,
+            actor: "cp",
+        };
+        let event = event::event(&happening, stamp);
+        (event.scope(), event.subject, event.summary)
+    };
+    let pop = PopId::new("fra1").ok();
+    let admission = 0.25;
+    assert_eq!(
+        told(Happening::RampCut {
+            pop: pop.clone(),
+            admission
+        }),
+        (
+            v1::Scope::Pop,
+            "fra1".into(),
+            "new failures of pay/us-east cut its admission at fra1 to 25 %".into()
+        )
+    );
+    assert_eq!(
+        told(Happening::RampFinished { pop }),
+        (
+            v1::Scope::Pop,
+            "fra1".into(),
+            "pay/us-east is fully admitted again at fra1".into()
+        )
+    );
+    assert_eq!(
+        told(Happening::RampFinished { pop: None }),
+        (
+            v1::Scope::Fleet,
+            String::new(),
+            "pay/us-east is fully admitted again".into()
+        )
+    );
 }

@@ -176,7 +176,7 @@ async fn absurd_reports_are_cut_and_counted_and_convict_nobody() {
         .traffic
         .unwrap_or_default();
     assert!(
-        figures.outcomes.unwrap_or_default().requests < 10_000_000,
+        figures.outcomes.unwrap_or_default().requests() < 10_000_000,
         "{figures:?}"
     );
     assert_eq!(

@@ -141,7 +141,7 @@ impl Stepping<'_> {
         let admission = current.admission(now);
         if admission >= 1.0 {
             *ramp = None;
-            self.happened(Happening::RampFinished);
+            self.happened(Happening::RampFinished { pop: pop.cloned() });
         } else if cut && current.from_at <= now {
             let from = (admission / 2.0).max(RAMP_FLOOR);
             *ramp = Some(Ramp {
@@ -149,7 +149,10 @@ impl Stepping<'_> {
                 from_at: now + hold,
                 duration: current.duration,
             });
-            self.happened(Happening::RampCut(from));
+            self.happened(Happening::RampCut {
+                pop: pop.cloned(),
+                admission: from,
+            });
         }
     }
 

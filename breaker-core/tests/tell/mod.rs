@@ -168,11 +168,14 @@ pub(crate) fn happening(happening: &Happening, now: Timestamp) -> String {
             "the trial of agent {} in POP {} ran out without a result",
             lease.agent, lease.pop
         ),
-        Happening::RampCut(to) => format!(
-            "failures during the ramp: admission cut to {}",
-            percent(*to)
+        Happening::RampCut { pop, admission } => format!(
+            "failures during the ramp: admission {}cut to {}",
+            at(pop.as_ref()),
+            percent(*admission)
         ),
-        Happening::RampFinished => "every request passes again".to_owned(),
+        Happening::RampFinished { pop } => {
+            format!("every request {}passes again", at(pop.as_ref()))
+        }
         Happening::ShadowTrip {
             pop,
             evidence: figures,
@@ -236,6 +239,10 @@ fn scope(pop: Option<&PopId>) -> String {
 }
 
 /// As in the API.
+fn at(pop: Option<&PopId>) -> String {
+    pop.map_or_else(String::new, |pop| format!("at {pop} "))
+}
+
 const fn name(state: StateName) -> &'static str {
     match state {
         StateName::Closed => "CLOSED",

@@ -222,7 +222,7 @@ async fn what_an_agent_makes_up_is_cut_and_counted_and_the_rest_is_kept() {
     .await;
     eventually("the rest is kept", async || {
         let outcomes = replica.backend(EAST).await.traffic?.outcomes?;
-        (outcomes.requests > 7 && outcomes.requests < 1_000_000).then_some(())
+        (outcomes.requests() > 7 && outcomes.requests() < 1_000_000).then_some(())
     })
     .await;
 }
@@ -249,8 +249,8 @@ async fn a_repeated_report_counts_once() {
     }
     eventually("both are seen", async || {
         let outcomes = replica.backend(EAST).await.traffic?.outcomes?;
-        assert!(outcomes.requests <= 6, "{outcomes:?}");
-        (outcomes.requests == 6).then_some(())
+        assert!(outcomes.requests() <= 6, "{outcomes:?}");
+        (outcomes.requests() == 6).then_some(())
     })
     .await;
 }

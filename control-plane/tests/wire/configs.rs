@@ -206,3 +206,38 @@ async fn config(replica: &Replica) -> Option<v1::GetConfigResponse> {
         .await;
     answer.ok().map(tonic::Response::into_inner)
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_at_the_cap_passes_through_all_parts_and_one_beyond_is_refused_by_name() {
+    let replica = Replica::alone(FLEET).await;
+    let mut agent = replica.agent("a", "fra1").await;
+    assert_eq!(revision(&mut agent).await, 1);
+    let cap = fleet_config::MAX_FILE_BYTES;
+    let mut large = FLEET.replace("open_duration: 500ms", "open_duration: 700ms");
+    while large.len() + 80 < cap {
+        large.push_str(&format!("# {}\n", "x".repeat(77)));
+    }
+    large.push_str(&"#".repeat(cap - large.len()));
+    let mut operator = replica
+        .operator()
+        .await
+        .max_decoding_message_size(usize::MAX);
+    operator.apply_config(apply(&large)).await.expect("applied");
+    let running = operator.get_config(v1::GetConfigRequest {}).await;
+    let running = running.expect("a file").into_inner();
+    assert!(running.yaml == large, "the file comes back as it was");
+    let told = agent.find(|down| match down {
+        Down::Config(config) if config.revision == 2 => Some(config.yaml.len()),
+        _ => None,
+    });
+    assert_eq!(told.await, cap);
+    large.push('#');
+    let refused = operator.apply_config(apply(&large)).await;
+    let refused = refused.expect_err("too large");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(
+        refused.message().contains("4194304"),
+        "{}",
+        refused.message()
+    );
+}

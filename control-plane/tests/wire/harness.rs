@@ -173,7 +173,8 @@ impl Replica {
     pub(crate) async fn stream(&self, first: Up) -> Result<Agent, Status> {
         let (up, requests) = mpsc::channel(64);
         up.send(request(first)).await.expect("room");
-        let mut client = AgentServiceClient::new(self.channel().await);
+        let mut client =
+            AgentServiceClient::new(self.channel().await).max_decoding_message_size(usize::MAX);
         let down = client
             .connect(ReceiverStream::new(requests))
             .await?

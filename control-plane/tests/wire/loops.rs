@@ -87,7 +87,7 @@ async fn three_trials_one_at_a_time_close_and_the_ramp_ends_at_full_admission() 
     assert!(ramp.admission < 0.5, "{ramp:?}");
     eventually("full admission", async || {
         let backend = replica.backend(EAST).await;
-        (backend.admission >= 1.0).then_some(())
+        (backend.admission() >= 1.0).then_some(())
     })
     .await;
     let kinds: Vec<_> = replica
@@ -250,7 +250,7 @@ async fn a_few_random_failures_change_nothing() {
     let seen = eventually("all is seen", async || {
         let traffic = replica.backend(EAST).await.traffic?;
         let outcomes = traffic.outcomes?;
-        (outcomes.requests == 400).then_some(outcomes.failures)
+        (outcomes.requests() == 400).then_some(outcomes.failures())
     })
     .await;
     assert_eq!(seen, 4);

@@ -53,7 +53,10 @@ async fn an_override_reaches_the_agents_and_is_cleared_again() {
     };
     mode(&mut agent, Mode::ForcedOpen).await;
     let backend = replica.backend(EAST).await;
-    assert_eq!((backend.mode(), backend.admission), (Mode::ForcedOpen, 0.0));
+    assert_eq!(
+        (backend.mode(), backend.admission),
+        (Mode::ForcedOpen, Some(0.0))
+    );
     let clear = v1::ClearOverrideRequest {
         name: EAST.into(),
         reason: "it has moved".into(),

@@ -28,7 +28,7 @@ pub(crate) fn render(backends: &[Backend], eye: Eye) -> String {
             Word::plain(&backend.name),
             words::state(backend.state()),
             mode(backend),
-            words::admission(backend.admission),
+            words::admission(backend.admission()),
             words::ago(backend.state_time, eye.now).into(),
             words::rate(traffic.requests_per_second).into(),
             failing(&traffic),
@@ -70,7 +70,7 @@ pub(crate) fn note(backend: &Backend, eye: Eye) -> String {
         notes.push(format!("{} trials succeeded", backend.trial_successes));
     }
     for pop in &backend.pops {
-        let share = words::percent(pop.admission);
+        let share = words::percent(pop.admission());
         let state = pop
             .state()
             .as_str_name()

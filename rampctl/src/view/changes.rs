@@ -48,7 +48,7 @@ fn line(backend: &Backend, eye: Eye) -> String {
         version => format!("decision {version}; {}", note(backend, eye)),
     };
     let note = note.trim_end_matches("; ");
-    let admission = words::admission(backend.admission);
+    let admission = words::admission(backend.admission());
     row(
         &backend.name,
         words::state(backend.state()),

@@ -36,7 +36,7 @@ fn facts(answer: &ExplainBackendResponse, eye: Eye) -> Table {
         fact("state", words::state(backend.state()));
         fact("since", since(backend, eye).into());
         fact("mode", mode(backend));
-        fact("admission", words::admission(backend.admission));
+        fact("admission", words::admission(backend.admission()));
         fact("decision", words::version(backend.version).into());
         if backend.trips > 0 {
             fact("trips", format!("{} in a row", backend.trips).into());

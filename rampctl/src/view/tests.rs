@@ -43,10 +43,10 @@ fn open() -> Backend {
         trips: 1,
         traffic: Some(Traffic {
             outcomes: Some(OutcomeCounts {
-                requests: 11,
-                failures: 0,
-                overloads: 11,
-                slow_calls: 0,
+                requests: Some(11),
+                failures: Some(0),
+                overloads: Some(11),
+                slow_calls: Some(0),
             }),
             requests_per_second: 1.1,
             demand_per_second: 204.0,
@@ -89,7 +89,7 @@ fn closed() -> Backend {
         name: "search/eu-west".into(),
         state: BreakerState::Closed.into(),
         mode: Mode::ForcedClosed.into(),
-        admission: 0.994,
+        admission: Some(0.994),
         version: Some(Version {
             epoch: 1,
             revision: 4,
@@ -98,7 +98,7 @@ fn closed() -> Backend {
         pops: vec![PopState {
             pop: "iad1".into(),
             state: BreakerState::Open.into(),
-            admission: 0.0,
+            admission: Some(0.0),
             retry_time: at(4000),
         }],
         r#override: Some(Override {
@@ -330,7 +330,7 @@ fn a_backend_that_never_failed_is_explained_in_a_few_lines() {
     let answer = ExplainBackendResponse {
         summary: "search/eu-west is CLOSED and never was otherwise.".into(),
         backend: Some(Backend {
-            admission: 1.0,
+            admission: Some(1.0),
             pops: vec![],
             r#override: None,
             ..closed()

@@ -106,7 +106,9 @@ fn summary(
             .trim_start_matches("MODE_");
         text.push_str(&format!(" Its mode is {mode}: decisions are not acted on."));
     }
-    if let Some(evidence) = evidence {
+    // While nothing passes the figures are leftovers of what was just told.
+    let live = breaker.admission(policy, None, now) > 0.0;
+    if let (true, Some(evidence)) = (live, evidence) {
         text.push_str(&format!(" Now: {}.", evidence.summary));
     }
     text
@@ -147,5 +149,43 @@ fn next(breaker: &Breaker, policy: &BreakerPolicy, now: Timestamp) -> (String, O
                 None,
             ),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn figures_are_told_while_requests_pass_and_not_as_leftovers() {
+        let now = Timestamp::from_millis(9_000);
+        let name = BackendName::parse("pay/us-east").expect("a valid name");
+        let told = |fleet: &Circuit, mode: Mode| {
+            let breaker = Breaker {
+                fleet: fleet.clone(),
+                ..Breaker::new(1, now)
+            };
+            let policy = BreakerPolicy {
+                mode,
+                ..BreakerPolicy::default()
+            };
+            let evidence = v1::Evidence {
+                summary: "6 of 6 requests failed".into(),
+                ..v1::Evidence::default()
+            };
+            let text = summary(&name, &breaker, &policy, None, Some(&evidence), now);
+            text.contains("Now: 6 of 6 requests failed.")
+        };
+        let closed = Breaker::new(1, now).fleet;
+        let open = Circuit::Open {
+            since: now,
+            until: now + Duration::from_secs(30),
+            trips: 1,
+        };
+        assert!(told(&closed, Mode::Enforce));
+        assert!(!told(&open, Mode::Enforce));
+        assert!(told(&open, Mode::Shadow), "its traffic flows");
     }
 }

@@ -107,7 +107,7 @@ fn changed(
         };
         let told = v1::Backend {
             traffic: None,
-            admission: 0.0,
+            admission: None,
             trial_leases: Vec::new(),
             ..backend.clone()
         };
