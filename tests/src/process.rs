@@ -41,9 +41,12 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     let this = env::current_exe().context("where is this executable?")?;
     // A test stands in PROFILE/deps, a binary in PROFILE.
     let found = this.ancestors().skip(1).take(2).map(|dir| dir.join(name));
-    found.into_iter().find(|path| path.is_file()).with_context(|| {
-        format!("{name} is not built: run tests/run.sh, or cargo build --workspace --bins")
-    })
+    found
+        .into_iter()
+        .find(|path| path.is_file())
+        .with_context(|| {
+            format!("{name} is not built: run tests/run.sh, or cargo build --workspace --bins")
+        })
 }
 
 impl Process {
