@@ -99,7 +99,8 @@ fn decided_by(control: &Control, stance: &Stance, held: Option<&Held>) -> Option
     let own = |held: &Held| {
         let pop = &control.identity.pop;
         let of_pop = held.decision.pops.get(pop);
-        of_pop.is_some_and(|own| std::ptr::eq(own, ruling(&held.decision, pop)))
+        of_pop
+            .is_some_and(|own| std::ptr::eq(own, ruling(&held.decision, pop, control.clock.now())))
     };
     let fleet = if held.is_some_and(own) {
         "POP"

@@ -91,13 +91,19 @@ pub struct Inputs<'a> {
     pub now: Timestamp,
 }
 
-/// What the fleet decided for this POP: its own circuit where it has one, but
-/// OPEN for the fleet is OPEN for all.
-pub fn ruling<'a>(decision: &'a Decision, pop: &PopId) -> &'a Circuit {
-    match (&decision.fleet, decision.pops.get(pop)) {
-        (fleet @ Circuit::Open { .. }, _) | (fleet, None) => fleet,
-        (_, Some(own)) => own,
-    }
+/// What the fleet decided for this POP: the stricter of the fleet's circuit and
+/// its own, as the breaker itself has it.
+pub fn ruling<'a>(decision: &'a Decision, pop: &PopId, now: Timestamp) -> &'a Circuit {
+    let fleet = &decision.fleet;
+    let Some(own) = decision.pops.get(pop) else {
+        return fleet;
+    };
+    let ours = match (fleet, own) {
+        (Circuit::Open { .. }, _) => false,
+        (_, Circuit::Open { .. }) => true,
+        _ => own.admission(now) <= fleet.admission(now),
+    };
+    if ours { own } else { fleet }
 }
 
 impl Stance {
@@ -203,7 +209,9 @@ impl Stance {
 
 impl Inputs<'_> {
     fn strictest(&self) -> Rule {
-        let ruling = self.decision.map(|decision| ruling(decision, self.pop));
+        let ruling = self
+            .decision
+            .map(|decision| ruling(decision, self.pop, self.now));
         let ramp = self
             .decision
             .map_or(self.policy.ramp_duration, |d| d.ramp_duration);

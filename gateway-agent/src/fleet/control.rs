@@ -250,7 +250,7 @@ impl Control {
                     let name = decision.backend.clone();
                     if self.decisions.offer(decision, now, unix_ms()) == Offer::Applied {
                         applied += 1;
-                        self.decided(&name);
+                        self.decided(&name, now);
                     }
                     self.refresh(&name, now);
                 }
@@ -325,10 +325,10 @@ impl Control {
     }
 
     /// A newer decision: leases of the round before it are void.
-    fn decided(&mut self, name: &BackendName) {
+    fn decided(&mut self, name: &BackendName, now: Timestamp) {
         let held = self.decisions.get(name.as_str()).map(|held| &held.decision);
         if let (Some(watched), Some(decision)) = (self.backends.get_mut(name), held) {
-            watched.decided(decision, &self.identity.pop);
+            watched.decided(decision, &self.identity.pop, now);
         }
     }
 

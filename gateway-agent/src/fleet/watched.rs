@@ -169,7 +169,7 @@ impl Watched {
         pop: &PopId,
         now: Timestamp,
     ) -> bool {
-        let waiting = match ruling(decision, pop) {
+        let waiting = match ruling(decision, pop, now) {
             Circuit::Open { .. } | Circuit::HalfOpen { .. } => {
                 decision.mode(self.policy.mode, now) == Mode::Enforce
             }
@@ -190,8 +190,8 @@ impl Watched {
     }
 
     /// A newer decision came: if the round of trials is over, so are its leases.
-    pub fn decided(&mut self, decision: &Decision, pop: &PopId) {
-        match ruling(decision, pop) {
+    pub fn decided(&mut self, decision: &Decision, pop: &PopId, now: Timestamp) {
+        match ruling(decision, pop, now) {
             Circuit::HalfOpen { .. } => {}
             Circuit::Open { .. } | Circuit::Closed { .. } => {
                 self.give_back(|_| true);
@@ -229,7 +229,7 @@ impl Watched {
         let decision = context.held.map(|held| &held.decision);
         let configured = self.policy.mode;
         let mode = decision.map_or(configured, |decision| decision.mode(configured, now));
-        let ruling = decision.map(|decision| ruling(decision, &context.identity.pop));
+        let ruling = decision.map(|decision| ruling(decision, &context.identity.pop, now));
         let fleet_holds = matches!(
             ruling,
             Some(Circuit::Open { .. } | Circuit::HalfOpen { .. })

@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     admit::gate::CoreGate,
     backend::upstream::Core,
-    limits::{DRAIN_DEADLINE, LOOK_FOR_IDLE},
+    limits::{BACKLOG, DRAIN_DEADLINE, LOOK_FOR_IDLE},
     request::proxy::Client,
     serve::{
         connection,
@@ -92,7 +92,11 @@ fn run_core(
             () = accept(&core, &listener, places, &drain, &open) => {}
             _ = draining.wait_for(|drain| *drain) => {}
         }
-        drop((listener, open));
+        for (stream, peer) in waiting(listener) {
+            let Some(place) = places.take() else { continue };
+            start(&core, stream, peer, &drain, (open.clone(), place));
+        }
+        drop(open);
         if timeout(DRAIN_DEADLINE, all_closed.recv()).await.is_err() {
             tracing::warn!("some connections were cut at the drain deadline");
         }
@@ -107,6 +111,23 @@ async fn sweep(core: Rc<Core>) {
         tick.tick().await;
         core.sweep();
     }
+}
+
+/// Connections that the kernel has taken for us already: closing the socket
+/// would reset them, though their clients did nothing wrong.
+fn waiting(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
+    let mut waiting = Vec::new();
+    if let Ok(listener) = listener.into_std() {
+        while waiting.len() < BACKLOG as usize
+            && let Ok((stream, peer)) = listener.accept()
+        {
+            let stream = stream
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(stream));
+            waiting.extend(stream.map(|stream| (stream, peer)));
+        }
+    }
+    waiting
 }
 
 /// Takes connections for ever. Each holds `open`, so that it is known when the
@@ -145,4 +166,22 @@ fn start(
         connection::serve(core, client, stream, drain).await;
         drop(held);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_that_wait_to_be_accepted_are_not_reset_by_a_drain() {
+        let listeners = Listeners::bind(([127, 0, 0, 1], 0).into(), 1).expect("a port");
+        let address = listeners.address();
+        let mut sockets = listeners.sockets;
+        let listener = TcpListener::from_std(sockets.remove(0)).expect("a socket");
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(TcpStream::connect(address).await.expect("it listens"));
+        }
+        assert_eq!(waiting(listener).len(), clients.len());
+    }
 }

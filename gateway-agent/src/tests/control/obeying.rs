@@ -17,7 +17,7 @@ fn an_open_of_the_fleet_refuses_at_once_and_says_when_to_come_back() {
 }
 
 #[test]
-fn a_pops_own_circuit_replaces_the_fleets_but_open_for_the_fleet_beats_it() {
+fn of_a_pops_circuit_and_the_fleets_the_stricter_binds() {
     let mut rig = Rig::connected();
     let with_pop = |revision, fleet, own| {
         let mut decision = decision(revision, fleet);
@@ -33,9 +33,16 @@ fn a_pops_own_circuit_replaces_the_fleets_but_open_for_the_fleet_beats_it() {
     rig.apply(with_pop(1, closed(), open()));
     assert_eq!(rig.reason(), Some(RefusalReason::Open));
     rig.apply(with_pop(2, half_open(), closed()));
-    assert_eq!(rig.reason(), None);
+    assert_eq!(rig.reason(), Some(RefusalReason::HalfOpen));
     rig.apply(with_pop(3, open(), closed()));
     assert_eq!(rig.reason(), Some(RefusalReason::Open));
+    rig.apply(with_pop(4, closed(), half_open()));
+    assert_eq!(rig.reason(), Some(RefusalReason::HalfOpen));
+    for (revision, fleet, own) in [(5, ramping(0.2), closed()), (6, closed(), ramping(0.2))] {
+        rig.apply(with_pop(revision, fleet, own));
+        let admission = rig.watched().stance().admission(rig.now());
+        assert!((admission - 0.2).abs() < 1e-9, "{revision}: {admission}");
+    }
 }
 
 #[test]
