@@ -45,10 +45,24 @@ pub(crate) fn render(agents: &[Agent], eye: Eye) -> String {
     table.render(eye.colour)
 }
 
+/// Of a long error, what fits on a line; `-o json` has it whole.
+fn first(error: &str) -> String {
+    const SHOWN: usize = 120;
+    let line = error.lines().next().unwrap_or_default();
+    let short: String = line.chars().take(SHOWN).collect();
+    match short.len() < error.len() {
+        true => format!("{short}…"),
+        false => short,
+    }
+}
+
 fn note(agent: &Agent) -> Word {
     let mut notes = Vec::new();
     if !agent.config_error.is_empty() {
-        notes.push(format!("refused the config: {}", agent.config_error));
+        notes.push(format!(
+            "refused the config: {}",
+            first(&agent.config_error)
+        ));
     }
     if !agent.suspect_for.is_empty() {
         notes.push(format!(
@@ -57,4 +71,21 @@ fn note(agent: &Agent) -> Word {
         ));
     }
     Word::new(notes.join("; "), Tone::Warn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_error_a_table_shows_what_fits_on_a_line() {
+        let long = "é".repeat(121);
+        for (error, shown) in [
+            ("unknown key", "unknown key".to_owned()),
+            ("first\nsecond", "first…".to_owned()),
+            (&*long, format!("{}…", "é".repeat(120))),
+        ] {
+            assert_eq!(first(error), shown);
+        }
+    }
 }
