@@ -154,14 +154,23 @@ async fn attempt_afresh(
     request: Request<Upload>,
 ) -> Result<(Response<Incoming>, Connection), Failure> {
     let progress = request.body().progress().clone();
+    let started = Instant::now();
     let connection = pool.connect(protocol, timeouts.connect).await;
     let mut connection = connection.map_err(Failure::Connect)?;
+    let limit = header_limit(timeouts, started.elapsed());
     let sent = pin!(connection.send(request));
-    let answered = header_within(timeouts.response_headers, sent, &progress).await;
+    let answered = header_within(limit, sent, &progress).await;
     match judge(answered, &progress) {
         Ok(response) => Ok((response, connection)),
         Err(failure) => Err(failure.why),
     }
+}
+
+/// How long a header may take once `spent` went by for the connection: a trial's
+/// lease counts on `total` for all of a request.
+fn header_limit(timeouts: &Timeouts, spent: Duration) -> Duration {
+    let left = timeouts.total.saturating_sub(spent);
+    timeouts.response_headers.min(left)
 }
 
 /// A failed send, with the request if nothing of it was written.
@@ -313,6 +322,19 @@ mod tests {
         };
         assert_eq!(header_within(LIMIT, pin!(client), &progress).await, None);
         assert_eq!(started.elapsed().as_secs(), 4 * LIMIT.as_secs());
+    }
+
+    #[test]
+    fn connecting_and_the_header_together_take_no_longer_than_the_total() {
+        let timeouts = Timeouts {
+            connect: Duration::from_secs(8),
+            response_headers: Duration::from_secs(9),
+            total: Duration::from_secs(10),
+        };
+        for (spent, left) in [(0, 9), (1, 9), (7, 3), (10, 0), (11, 0)] {
+            let limit = header_limit(&timeouts, Duration::from_secs(spent));
+            assert_eq!(limit.as_secs(), left, "after {spent} s");
+        }
     }
 
     #[test]

@@ -8,19 +8,22 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
     sync::{mpsc, oneshot, watch},
-    time::{interval, timeout},
+    time::{Duration, Instant, interval, timeout},
 };
 
 use crate::{
     admit::gate::CoreGate,
     backend::upstream::Core,
-    limits::{BACKLOG, DRAIN_DEADLINE, LOOK_FOR_IDLE},
+    limits::{BACKLOG, DRAIN_DEADLINE, LOOK_FOR_IDLE, MAX_CONNECTIONS},
     request::proxy::Client,
     serve::{
         connection,
         listener::{self, Listeners, Place, Places},
     },
 };
+
+/// How often it is logged that there are too many connections.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// The running cores.
 #[derive(Debug)]
@@ -139,10 +142,18 @@ async fn accept(
     drain: &watch::Receiver<bool>,
     open: &mpsc::Sender<()>,
 ) {
+    let mut told: Option<Instant> = None;
     loop {
         let (stream, peer) = listener::next(async || listener.accept().await).await;
         // Over the limit it is closed at once: waiting would look like an outage.
-        let Some(place) = places.take() else { continue };
+        let Some(place) = places.take() else {
+            if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+                told = Some(Instant::now());
+                let limit = MAX_CONNECTIONS;
+                tracing::warn!(limit, "too many connections: new ones are closed at once");
+            }
+            continue;
+        };
         start(core, stream, peer, drain, (open.clone(), place));
     }
 }
