@@ -300,7 +300,8 @@ mod tests {
                 let response = sender.send_request(request.expect("a request")).await;
                 let body = response.expect("an answer").into_body();
                 let started = Instant::now();
-                body.collect().await.expect_err("it is reset");
+                let ended = timeout(2 * KEEP_ALIVE_IDLE, body.collect()).await;
+                ended.expect("it ends").expect_err("it is reset");
                 let waited = started.elapsed();
                 assert!((BODY_IDLE..KEEP_ALIVE_IDLE).contains(&waited), "{waited:?}");
                 assert!(!served.is_finished(), "the connection lives");
