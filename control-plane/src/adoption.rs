@@ -1,6 +1,81 @@
 //! What agents hold, as a store that lost everything may take it over.
 
-use breaker_core::{Breaker, BreakerPolicy, Circuit};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit};
+use bytes::Bytes;
+use rampmeter_api::convert::decision::Decision;
+
+use crate::{
+    config::Fleet,
+    store::{Record, plausible},
+};
+
+/// Backends whose decisions are kept while the store is away: more than a fleet
+/// file within its cap describes with sense.
+const HELD_KEPT: usize = 10_000;
+
+/// What agents hold and the store was not told yet: of each backend the newest.
+#[derive(Debug, Default)]
+pub struct Held(Mutex<BTreeMap<BackendName, Decision>>);
+
+impl Held {
+    /// Keeps a decision until the store is told.
+    pub fn keep(&self, decision: Decision) {
+        let mut held = self.lock();
+        let newer = match held.get(&decision.backend) {
+            Some(known) => known.version < decision.version,
+            None => held.len() < HELD_KEPT,
+        };
+        if newer && plausible(decision.version) {
+            held.insert(decision.backend.clone(), decision);
+        }
+    }
+
+    /// What to tell the store; of what is not configured nothing is kept.
+    pub fn records(&self, fleet: &Fleet) -> Vec<(BackendName, Record)> {
+        let mut held = self.lock();
+        held.retain(|name, _| fleet.config.policy(name).is_some());
+        let record = |decision: &Decision| {
+            let policy = fleet.config.policy(&decision.backend)?;
+            Some((decision.backend.clone(), record(decision, policy)))
+        };
+        held.values().filter_map(record).collect()
+    }
+
+    /// The store was told.
+    pub fn told(&self, records: &[(BackendName, Record)]) {
+        let mut held = self.lock();
+        for (name, record) in records {
+            if held
+                .get(name)
+                .is_some_and(|d| d.version <= record.breaker.version)
+            {
+                held.remove(name);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<BackendName, Decision>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn record(decision: &Decision, policy: &BreakerPolicy) -> Record {
+    let breaker = Breaker {
+        version: decision.version,
+        fleet: decision.fleet.clone(),
+        pops: decision.pops.clone(),
+        over: None,
+    };
+    Record {
+        breaker: safe(breaker, policy),
+        last_transition: Bytes::new(),
+    }
+}
 
 /// A breaker as it may be adopted. A HALF_OPEN circuit may have trials out that
 /// nobody here knows of, so it stays shut until the last of them has ended:

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use breaker_core::{AgentId, PopId, Timestamp};
-use rampmeter_api::v1;
+use breaker_core::{AgentId, BackendName, PopId, Timestamp};
+use rampmeter_api::{convert::duration, v1};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -51,9 +51,33 @@ pub struct Session {
     /// The heartbeat that it has not answered yet, and when it was sent.
     pinged: Mutex<Option<(u64, Instant)>>,
     /// Trials on their way to it.
-    pub grants: mpsc::Sender<v1::TrialGrant>,
+    pub grants: mpsc::Sender<Grant>,
     /// Why its stream must end; empty while it need not.
     pub dismissed: watch::Sender<String>,
+}
+
+/// A trial lease on its way to its agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// Which backend to try.
+    pub backend: BackendName,
+    /// The lease's id.
+    pub lease: String,
+    /// When it is lost, by the store's clock.
+    pub expires: Timestamp,
+}
+
+impl Grant {
+    /// As it is sent at `now`; `None` if it ran out while it waited for a slow
+    /// reader: by then it may be granted elsewhere.
+    pub fn wire(&self, now: Timestamp) -> Option<v1::TrialGrant> {
+        let left = self.expires.since(now);
+        (!left.is_zero()).then(|| v1::TrialGrant {
+            backend: self.backend.as_str().to_owned(),
+            lease_id: self.lease.clone(),
+            expires_in: Some(duration(left)),
+        })
+    }
 }
 
 /// From the hello, checked.
@@ -103,7 +127,7 @@ impl Agents {
         who: Identity,
         told: Told,
         now: Timestamp,
-    ) -> Result<(Arc<Session>, mpsc::Receiver<v1::TrialGrant>), Duplicate> {
+    ) -> Result<(Arc<Session>, mpsc::Receiver<Grant>), Duplicate> {
         let mut agents = self.lock();
         if let Some(old) = agents.get(&who.agent) {
             if old.is_alive(now) && old.who.instance != who.instance {
@@ -165,7 +189,7 @@ impl Agents {
 impl Session {
     /// It said something.
     pub fn hear(&self, now: Timestamp) {
-        self.heard.fetch_max(now.as_millis(), Ordering::Relaxed);
+        self.heard.store(now.as_millis(), Ordering::Relaxed);
     }
 
     /// When it was last heard of.
@@ -236,5 +260,24 @@ impl Identity {
             address: self.address.clone(),
             instance: self.instance.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_that_waited_has_less_time_left_and_none_after_its_end() {
+        let grant = Grant {
+            backend: BackendName::parse("pay/us-east").expect("a valid name"),
+            lease: "one".to_owned(),
+            expires: Timestamp::from_millis(5_000),
+        };
+        let left = |now| grant.wire(Timestamp::from_millis(now));
+        let in_time = left(4_250).and_then(|grant| grant.expires_in);
+        assert_eq!(in_time, Some(duration(Duration::from_millis(750))));
+        assert_eq!(left(5_000), None);
+        assert_eq!(left(6_000), None);
     }
 }

@@ -1,8 +1,9 @@
 //! The store's clock, read without asking the store: its last answer plus the
-//! time that has passed here since. Never goes back.
+//! time that has passed here since. Never goes back, but once: when the store
+//! answers for the first time, and this host's own time was ahead.
 
 use std::{
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -13,10 +14,17 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub struct Clock {
     start: Instant,
+    reading: Mutex<Reading>,
+}
+
+#[derive(Debug)]
+struct Reading {
     /// Store time minus time since `start`, in milliseconds.
-    offset: AtomicI64,
+    offset: i64,
     /// The latest time given out.
-    latest: AtomicU64,
+    latest: u64,
+    /// The store has answered; until then it is this host's time.
+    anchored: bool,
 }
 
 impl Clock {
@@ -26,8 +34,11 @@ impl Clock {
         let unix = unix.unwrap_or_default().as_millis();
         Self {
             start: Instant::now(),
-            offset: AtomicI64::new(unix as i64),
-            latest: AtomicU64::new(0),
+            reading: Mutex::new(Reading {
+                offset: unix as i64,
+                latest: 0,
+                anchored: false,
+            }),
         }
     }
 
@@ -35,15 +46,25 @@ impl Clock {
     pub fn set(&self, now: Timestamp, took: Duration) {
         let store = now.as_millis() as i64 + took.as_millis() as i64 / 2;
         let offset = store - self.start.elapsed().as_millis() as i64;
-        self.offset.store(offset, Ordering::Relaxed);
+        let mut reading = self.reading();
+        reading.offset = offset;
+        if !std::mem::replace(&mut reading.anchored, true) {
+            // A host that is ahead would stand still for as long as it is.
+            reading.latest = 0;
+        }
     }
 
     /// The store's time, as far as is known here.
     pub fn now(&self) -> Timestamp {
         let elapsed = self.start.elapsed().as_millis() as i64;
-        let now = (self.offset.load(Ordering::Relaxed) + elapsed).max(0) as u64;
-        let before = self.latest.fetch_max(now, Ordering::Relaxed);
-        Timestamp::from_millis(now.max(before))
+        let mut reading = self.reading();
+        let now = (reading.offset + elapsed).max(0) as u64;
+        reading.latest = reading.latest.max(now);
+        Timestamp::from_millis(reading.latest)
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,6 +95,16 @@ mod tests {
         assert_eq!(clock.now(), store + Duration::from_millis(5));
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(clock.now(), store + Duration::from_secs(30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_is_ahead_of_the_store_does_not_stand_still() {
+        let clock = Clock::new();
+        let store = clock.now() - Duration::from_secs(3600);
+        clock.set(store, Duration::ZERO);
+        assert_eq!(clock.now(), store);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(clock.now(), store + Duration::from_secs(1));
     }
 
     #[test]

@@ -129,10 +129,11 @@ impl Coordinator {
             return;
         };
         let configured = |name: &BackendName| fleet.config.backend(name).is_some();
+        self.due.retain(configured);
         self.memory.retain(|name, _| configured(name));
         self.trials.retain(|name, _| configured(name));
         let due = self.due.take(start, ROUND).into_iter();
-        let due: BTreeSet<_> = due.filter(|name| configured(name)).collect();
+        let due: BTreeSet<_> = due.collect();
         if due.is_empty() {
             return;
         }

@@ -13,6 +13,7 @@ use tokio::{
 };
 
 use crate::{
+    adoption::Held,
     agents::Agents,
     board::Board,
     clock::Clock,
@@ -53,6 +54,8 @@ pub struct Plane {
     pub hellos: HelloLimit,
     /// Other replicas and their agents.
     pub peers: Peers,
+    /// What agents hold and the store was not told yet.
+    pub held: Held,
     /// What the coordinator must look at now.
     pub mailbox: Mailbox,
     /// Counters for Prometheus.
@@ -82,6 +85,7 @@ impl Plane {
             board: Board::default(),
             hellos: HelloLimit::default(),
             peers: Peers::default(),
+            held: Held::default(),
             mailbox: Mailbox::default(),
             metrics: Metrics::default(),
             store_up: watch::Sender::new(true),
@@ -96,10 +100,15 @@ impl Plane {
         self.fleet.borrow().clone()
     }
 
-    /// Syncs with the store and sets the clock by its answer.
-    pub async fn sync(&self, request: SyncRequest) -> Result<SyncReply, StoreError> {
+    /// Syncs with the store and sets the clock by its answer. Brings along what
+    /// agents hold.
+    pub async fn sync(&self, mut request: SyncRequest) -> Result<SyncReply, StoreError> {
         let start = Instant::now();
+        let fleet = self.fleet();
+        let held = fleet.map_or_else(Vec::new, |fleet| self.held.records(&fleet));
+        request.held.extend(held.iter().cloned());
         let reply = self.ask("sync", self.store.sync(request)).await?;
+        self.held.told(&held);
         self.clock.set(reply.now, start.elapsed());
         for corrupt in &reply.corrupt {
             tracing::error!(%corrupt, "taken as absent");

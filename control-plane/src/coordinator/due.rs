@@ -65,6 +65,11 @@ impl Due {
         taken
     }
 
+    /// Keeps only these: an agent may name any backend in a trial's result.
+    pub(super) fn retain(&mut self, keep: impl Fn(&BackendName) -> bool) {
+        self.entries.retain(|name, _| keep(name));
+    }
+
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.entries.clear();
@@ -92,6 +97,19 @@ mod tests {
         assert_eq!(due.next(), Some(start + SPACING));
         assert_eq!(due.take(start + SPACING, 10), [name("a/x")]);
         assert_eq!(due.next(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_are_no_backends_leave_nothing_behind() {
+        let mut due = Due::default();
+        let start = Instant::now();
+        for n in 0..1000 {
+            due.urge(name(&format!("made-up/r{n}")), start);
+        }
+        due.urge(name("a/x"), start);
+        due.retain(|n| n.service() == "a");
+        assert_eq!(due.entries.len(), 1);
+        assert_eq!(due.take(start, 10), [name("a/x")]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,17 +2,16 @@
 //! no more are out than the policy allows, whatever crashes; and ended by whoever
 //! hears of their outcome.
 
-use breaker_core::{
-    BreakerPolicy, TrialLease,
-    breaker::{Input, choose_trial},
-};
-use rampmeter_api::{convert::duration, v1};
-
 use super::Coordinator;
 use crate::{
+    agents::Grant,
     clock::jitter,
     commit::{ATTEMPTS, Attempt, Known},
     store::{ReplicaView, StoreError},
+};
+use breaker_core::{
+    BreakerPolicy, TrialLease,
+    breaker::{Input, choose_trial},
 };
 
 impl Coordinator {
@@ -90,10 +89,10 @@ impl Coordinator {
 
     fn send(&self, known: &Known, lease: &TrialLease) {
         self.plane.metrics.trials.add(1);
-        let grant = v1::TrialGrant {
-            backend: known.name.as_str().to_owned(),
-            lease_id: lease.id.clone(),
-            expires_in: Some(duration(self.until(lease.expires))),
+        let grant = Grant {
+            backend: known.name.clone(),
+            lease: lease.id.clone(),
+            expires: lease.expires,
         };
         let session = self.plane.agents.get(&lease.agent);
         let sent = session.is_some_and(|s| s.grants.try_send(grant).is_ok());

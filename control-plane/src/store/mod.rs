@@ -351,7 +351,7 @@ pub struct EventQuery {
 }
 
 /// Could it be the version of a record?
-fn plausible(version: Version) -> bool {
+pub(crate) fn plausible(version: Version) -> bool {
     (1..=MAX_VERSION.epoch).contains(&version.epoch)
         && (1..=MAX_VERSION.revision).contains(&version.revision)
 }

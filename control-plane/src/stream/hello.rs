@@ -6,22 +6,21 @@ use std::{
     time::Duration,
 };
 
-use breaker_core::{AgentId, BackendName, Breaker, PopId};
-use bytes::Bytes;
+use breaker_core::{AgentId, PopId};
 use rampmeter_api::{
-    convert::decision::{self, Decision},
+    convert::decision,
     v1::{self, connect_request::Message},
 };
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Status, Streaming};
 
 use crate::{
-    agents::{Duplicate, Identity, SILENCE, Session, Told},
+    agents::{Duplicate, Grant, Identity, SILENCE, Session, Told},
     clock::jitter,
     config::Fleet,
     plane::Plane,
     services::status,
-    store::{Record, SyncRequest},
+    store::SyncRequest,
     wire::Inbound,
 };
 
@@ -41,7 +40,7 @@ const RETRY_DUPLICATE: Duration = Duration::from_secs(1);
 /// A stream that was let in.
 pub(super) struct Accepted {
     pub(super) session: Arc<Session>,
-    pub(super) granted: mpsc::Receiver<v1::TrialGrant>,
+    pub(super) granted: mpsc::Receiver<Grant>,
 }
 
 /// Waits for the hello.
@@ -75,18 +74,20 @@ pub(super) async fn accept(plane: &Arc<Plane>, hello: v1::Hello) -> Result<Accep
     if let Some(other) = plane.peers.duplicate(&plane.name, &who, now) {
         return Err(duplicate(&who, &other));
     }
+    adopt(plane, &who, &hello.held).await;
+    // Nothing is awaited from here until the stream runs: a caller that gives up
+    // would leave an agent behind that never leaves.
     let told = Told {
         config_revision: hello.config_revision,
         ..Told::default()
     };
-    let joined = plane.agents.join(who.clone(), told, now);
+    let joined = plane.agents.join(who.clone(), told, plane.clock.now());
     let (session, granted) = joined.map_err(|other| duplicate(&who, &other))?;
     tracing::info!(
         agent = %who.agent, pop = %who.pop, instance = %who.instance,
         version = %who.version, address = %who.address, held = hello.held.len(),
         "an agent connected"
     );
-    adopt(plane, &who, &hello.held).await;
     Ok(Accepted { session, granted })
 }
 
@@ -153,49 +154,28 @@ fn duplicate(who: &Identity, other: &Duplicate) -> Status {
 }
 
 /// What the agent holds goes to the store before the agent is answered: a store
-/// that came back empty takes it over, any other knows better.
+/// that came back empty takes it over, any other knows better. While the store
+/// is away it is kept, and goes with the first sync that succeeds.
 async fn adopt(plane: &Plane, who: &Identity, held: &[v1::Decision]) {
-    let Some(fleet) = plane.fleet() else {
-        return;
-    };
     let now = plane.clock.now();
-    let mut records = Vec::new();
+    let mut backends = Vec::new();
     for wire in held {
         match decision::from_decision(wire, now) {
-            Ok(decision) => records.extend(record(decision, &fleet)),
+            Ok(decision) => {
+                backends.push(decision.backend.clone());
+                plane.held.keep(decision);
+            }
             Err(error) => {
                 tracing::warn!(agent = %who.agent, %error, "a held decision cannot be read");
             }
         }
     }
-    if records.is_empty() {
+    if backends.is_empty() || plane.fleet().is_none() {
         return;
     }
-    let backends: Vec<_> = records.iter().map(|(name, _)| name.clone()).collect();
-    let request = SyncRequest {
-        held: records,
-        ..SyncRequest::default()
-    };
-    // Away: the coordinator syncs when the store is back, and the agent keeps
-    // what it holds until then.
-    if plane.sync(request).await.is_ok() {
+    if plane.sync(SyncRequest::default()).await.is_ok() {
         plane.mailbox.urge(backends);
     }
-}
-
-fn record(decision: Decision, fleet: &Fleet) -> Option<(BackendName, Record)> {
-    let policy = fleet.config.policy(&decision.backend)?;
-    let breaker = Breaker {
-        version: decision.version,
-        fleet: decision.fleet,
-        pops: decision.pops,
-        over: None,
-    };
-    let record = Record {
-        breaker: crate::adoption::safe(breaker, policy),
-        last_transition: Bytes::new(),
-    };
-    Some((decision.backend, record))
 }
 
 /// A token bucket over hellos.

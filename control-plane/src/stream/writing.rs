@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{HEARTBEAT, hello::Accepted};
 use crate::{
-    agents::Session,
+    agents::{Grant, Session},
     clock::jitter,
     config::Fleet,
     plane::{Plane, until_set},
@@ -76,7 +76,7 @@ pub(super) async fn run(
 impl Writer<'_> {
     async fn run(
         &mut self,
-        mut granted: mpsc::Receiver<v1::TrialGrant>,
+        mut granted: mpsc::Receiver<Grant>,
         mut answers: mpsc::Receiver<u64>,
     ) -> Result<(), Gone> {
         let mut table = self.plane.table.watch();
@@ -100,7 +100,7 @@ impl Writer<'_> {
                 _ = fleet.changed() => {}
                 _ = settled.changed() => {}
                 _ = dismissed.changed() => {}
-                Some(grant) = granted.recv() => self.send(Message::TrialGrant(grant)).await?,
+                Some(grant) = granted.recv() => self.send_grant(&grant).await?,
                 Some(nonce) = answers.recv() => {
                     self.send(Message::Heartbeat(v1::Heartbeat { nonce })).await?;
                 }
@@ -169,6 +169,15 @@ impl Writer<'_> {
         Ok(())
     }
 
+    async fn send_grant(&self, grant: &Grant) -> Result<(), Gone> {
+        // The place first, as above: the lease runs while we wait for it.
+        let place = self.outbound.reserve().await.map_err(|_| Gone)?;
+        if let Some(grant) = grant.wire(self.plane.clock.now()) {
+            place.send(Ok(encoded(Message::TrialGrant(grant))));
+        }
+        Ok(())
+    }
+
     async fn beat(&mut self) -> Result<(), Gone> {
         self.nonce += 1;
         self.session.ping(self.nonce);
@@ -185,12 +194,16 @@ impl Writer<'_> {
     }
 
     async fn send(&self, message: Message) -> Result<(), Gone> {
-        let response = v1::ConnectResponse {
-            message: Some(message),
-        };
-        let frame = Bytes::from(response.encode_to_vec());
+        let frame = encoded(message);
         self.outbound.send(Ok(frame)).await.map_err(|_| Gone)
     }
+}
+
+fn encoded(message: Message) -> Bytes {
+    let response = v1::ConnectResponse {
+        message: Some(message),
+    };
+    Bytes::from(response.encode_to_vec())
 }
 
 fn heartbeats() -> Interval {

@@ -265,3 +265,31 @@ async fn events_outlive_the_replica_that_made_them() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_agents_hold_is_adopted_also_when_the_store_comes_back_after_them_and_empty() {
+    let store = Switched::new(MemoryStore::new(ReplicaId::new("one")));
+    store.on.store(false, Ordering::SeqCst);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("fleet.yaml");
+    std::fs::write(&file, FLEET).expect("a file");
+    let started = std::time::Instant::now();
+    let replica = Replica::start("one", store.clone(), Some(&file)).await;
+    let holding = v1::Hello {
+        held: vec![held(11, BreakerState::Open)],
+        ..hello("f1", "fra1")
+    };
+    let mut agent = replica.try_agent(holding).await.expect("let in");
+    // Longer than agents are heard before an empty store is believed.
+    eventually("two seconds without a store", async || {
+        (started.elapsed() > Duration::from_secs(2)).then_some(())
+    })
+    .await;
+    store.on.store(true, Ordering::SeqCst);
+    let told = agent.find(|down| match down {
+        Down::Decisions(d) => d.decisions.iter().find(|d| d.backend == EAST).cloned(),
+        _ => None,
+    });
+    let circuit = told.await.fleet.expect("set");
+    assert_eq!(circuit.state(), BreakerState::Open, "it was never lost");
+}
