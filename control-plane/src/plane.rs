@@ -21,7 +21,7 @@ use crate::{
     figures::Figures,
     metrics::Metrics,
     peers::Peers,
-    store::{Answer, ReplicaId, Store, StoreError, SyncReply, SyncRequest},
+    store::{Answer, EventPage, EventQuery, ReplicaId, Store, StoreError, SyncReply, SyncRequest},
     stream::HelloLimit,
     table::Table,
 };
@@ -116,12 +116,23 @@ impl Plane {
         Ok(reply)
     }
 
-    /// Waits for an answer of the store, and notes whether it is up.
-    pub async fn ask<T>(&self, call: &'static str, answer: Answer<'_, T>) -> Result<T, StoreError> {
+    /// Waits for a page of events. For people, of many keys, and so apt to be late
+    /// first: whether the store is up is for what decides to say.
+    pub async fn events(&self, query: EventQuery) -> Result<EventPage, StoreError> {
+        self.measure("events", self.store.events(query)).await
+    }
+
+    async fn measure<T>(&self, call: &'static str, answer: Answer<'_, T>) -> Result<T, StoreError> {
         let start = Instant::now();
         let result = answer.await;
         self.metrics
             .store_call(call, result.is_ok(), start.elapsed());
+        result
+    }
+
+    /// Waits for an answer of the store, and notes whether it is up.
+    pub async fn ask<T>(&self, call: &'static str, answer: Answer<'_, T>) -> Result<T, StoreError> {
+        let result = self.measure(call, answer).await;
         match &result {
             Ok(_) | Err(StoreError::Repairing | StoreError::Corrupt(_)) => self.set_store_up(None),
             Err(error @ (StoreError::Unavailable(_) | StoreError::Wrong(_))) => {

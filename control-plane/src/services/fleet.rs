@@ -224,10 +224,7 @@ impl FleetService for Reader {
             limit: paging::size(request.page_size)?,
             before,
         };
-        let page = self
-            .plane
-            .ask("events", self.plane.store.events(query))
-            .await;
+        let page = self.plane.events(query).await;
         let page = page.map_err(|e| status::of_store(&e))?;
         Ok(Response::new(v1::ListEventsResponse {
             events: decode(&page.events),

@@ -346,6 +346,8 @@ pub(crate) async fn eventually<T>(what: &str, mut check: impl AsyncFnMut() -> Op
 /// A store that can be switched off.
 pub(crate) struct Switched {
     pub(crate) on: AtomicBool,
+    /// Pages of events come too late.
+    pub(crate) slow_pages: AtomicBool,
     inner: MemoryStore,
 }
 
@@ -353,6 +355,7 @@ impl Switched {
     pub(crate) fn new(inner: MemoryStore) -> Arc<Self> {
         Arc::new(Self {
             on: AtomicBool::new(true),
+            slow_pages: AtomicBool::new(false),
             inner,
         })
     }
@@ -385,6 +388,9 @@ impl Store for Switched {
     }
 
     fn events(&self, query: EventQuery) -> Answer<'_, EventPage> {
+        if self.slow_pages.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(StoreError::Unavailable("too late".to_owned())) });
+        }
         self.when_on(self.inner.events(query))
     }
 

@@ -293,3 +293,46 @@ async fn what_agents_hold_is_adopted_also_when_the_store_comes_back_after_them_a
     let circuit = told.await.fleet.expect("set");
     assert_eq!(circuit.state(), BreakerState::Open, "it was never lost");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_page_of_events_does_not_make_the_store_look_away() {
+    let store = Switched::new(MemoryStore::new(ReplicaId::new("one")));
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("fleet.yaml");
+    std::fs::write(&file, FLEET).expect("a file");
+    let replica = Replica::start("one", store.clone(), Some(&file)).await;
+    let mut agent = replica.agent("f1", "fra1").await;
+    agent.state(EAST, BreakerState::Closed).await;
+    store.slow_pages.store(true, Ordering::SeqCst);
+    let late = replica
+        .fleet()
+        .await
+        .list_events(v1::ListEventsRequest::default())
+        .await;
+    assert_eq!(late.expect_err("late").code(), Code::Unavailable);
+    let force = v1::OverrideBackendRequest {
+        name: EAST.into(),
+        mode: v1::Mode::ForcedOpen.into(),
+        reason: "test".into(),
+        expires_in: Some(duration(Duration::from_secs(60))),
+        ..Default::default()
+    };
+    replica
+        .operator()
+        .await
+        .override_backend(force)
+        .await
+        .expect("set");
+    agent
+        .find(|down| match down {
+            Down::Decisions(d) => {
+                assert!(!d.store_unavailable, "agents are told nothing of it");
+                d.decisions
+                    .iter()
+                    .any(|d| d.mode() == v1::Mode::ForcedOpen)
+                    .then_some(())
+            }
+            _ => None,
+        })
+        .await;
+}

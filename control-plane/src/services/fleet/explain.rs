@@ -41,10 +41,7 @@ pub(super) async fn explain(
         before: None,
     };
     // Without the store the answer has no history, but is an answer.
-    let history = plane
-        .ask("events", plane.store.events(query))
-        .await
-        .unwrap_or_default();
+    let history = plane.events(query).await.unwrap_or_default();
     let (next, next_time) = next(breaker, policy, now);
     Ok(v1::ExplainBackendResponse {
         summary: summary(

@@ -138,7 +138,7 @@ pub(super) async fn events(
                 () = sender.closed() => return,
                 () = until_set(&plane.ending) => return,
             }
-            // Away: told by `ask`, and tried again.
+            // Late or away: tried again.
             let found = latest(&plane, backend.as_ref()).await.unwrap_or_default();
             for event in sent.new_of(found) {
                 let message = v1::WatchEventsResponse { event: Some(event) };
@@ -161,7 +161,7 @@ async fn latest(
         limit: EVENTS,
         before: None,
     };
-    let page = plane.ask("events", plane.store.events(query)).await?;
+    let page = plane.events(query).await?;
     let mut events = decode(&page.events);
     events.reverse();
     Ok(events)

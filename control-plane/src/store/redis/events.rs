@@ -15,8 +15,9 @@ use redis::{
 use super::{Group, RedisStore};
 use crate::store::{EventCursor, EventPage, EventQuery, StoreError};
 
-/// Events read at once, from each of many groups and from a single one: at some
-/// KiB each, a page costs some MiB at worst.
+/// Events read at once from a group: at first from one of many, and at most. Each
+/// read of a group doubles it, so that a page from a single busy group takes a
+/// few round trips, and one from all groups costs some MiB at worst.
 const AT_ONCE: (usize, usize) = (16, 256);
 
 type Entry = (EventCursor, Bytes);
@@ -25,6 +26,7 @@ type Entry = (EventCursor, Bytes);
 struct Tail {
     group: Group,
     buffer: VecDeque<Entry>,
+    at_once: usize,
     /// Where to read on, as XREVRANGE's end.
     end: String,
     exhausted: bool,
@@ -50,8 +52,8 @@ async fn list(connection: MultiplexedConnection, query: &EventQuery) -> RedisRes
     let read = |group| {
         let mut connection = connection.clone();
         async move {
-            let mut tail = Tail::new(group, query.before);
-            tail.fill(&mut connection, query, at_once).await?;
+            let mut tail = Tail::new(group, query.before, at_once);
+            tail.fill(&mut connection, query).await?;
             Ok::<_, RedisError>(tail)
         }
     };
@@ -68,7 +70,7 @@ async fn list(connection: MultiplexedConnection, query: &EventQuery) -> RedisRes
             return Ok(self::page(page, true));
         }
         page.push(entry);
-        tail.fill(&mut connection, query, at_once).await?;
+        tail.fill(&mut connection, query).await?;
     }
 }
 
@@ -81,7 +83,7 @@ fn page(entries: Vec<Entry>, more: bool) -> EventPage {
 }
 
 impl Tail {
-    fn new(group: Group, before: Option<EventCursor>) -> Self {
+    fn new(group: Group, before: Option<EventCursor>, at_once: usize) -> Self {
         let end = before.map_or_else(
             || "+".to_owned(),
             |at| {
@@ -94,6 +96,7 @@ impl Tail {
         Self {
             group,
             buffer: VecDeque::new(),
+            at_once,
             end,
             exhausted: false,
         }
@@ -108,14 +111,14 @@ impl Tail {
         &mut self,
         connection: &mut MultiplexedConnection,
         query: &EventQuery,
-        at_once: usize,
     ) -> RedisResult<()> {
         while self.buffer.is_empty() && !self.exhausted {
             let mut read = redis::cmd("XREVRANGE");
             read.arg(self.group.key("events")).arg(&self.end).arg("-");
-            read.arg("COUNT").arg(at_once);
+            read.arg("COUNT").arg(self.at_once);
             let entries: Vec<Value> = read.query_async(connection).await?;
-            self.exhausted = entries.len() < at_once;
+            self.exhausted = entries.len() < self.at_once;
+            self.at_once = (self.at_once * 2).min(AT_ONCE.1);
             for entry in entries {
                 self.take(entry, query)?;
             }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::{RedisServer, join};
 use crate::store::{
-    SyncRequest,
+    EventQuery, Store, SyncRequest,
     redis::Group,
     testing::{backend, sync, view},
 };
@@ -52,6 +54,25 @@ async fn a_sync_costs_the_same_whatever_the_traffic_and_the_number_of_agents() {
         "one for each group"
     );
     assert!(!calm.contains_key("eval") && !calm.contains_key("script|load"));
+}
+
+#[tokio::test]
+async fn a_page_from_one_busy_group_takes_few_round_trips() {
+    let server = RedisServer::start(&[]);
+    let store = join(&server, "a").await;
+    let events = (0..480).map(|n| Bytes::from(format!("{n}"))).collect();
+    let appended = store.append(Some(backend("pay/us")), events).await;
+    appended.expect("an append");
+    let _: String = server.run(&["CONFIG", "RESETSTAT"]);
+    let query = EventQuery {
+        limit: 480,
+        ..EventQuery::default()
+    };
+    let page = store.events(query).await.expect("a page");
+    assert_eq!(page.events.len(), 480);
+    let reads = commands(&server)["xrevrange"];
+    let groups = Group::all().count() as u64;
+    assert!(reads <= groups + 6, "{reads} reads of {groups} groups");
 }
 
 #[test]
