@@ -101,6 +101,7 @@ impl Backend {
             in_flight: Apart(AtomicU32::new(0)),
             max_concurrency: AtomicU32::new(u32::MAX),
             slow_us: AtomicU64::new(u64::MAX),
+            shuts: AtomicU32::new(0),
             wake,
         });
         let cell = |_| Arc::new(Cell::new(live.clone()));
@@ -133,6 +134,8 @@ pub(crate) struct Live {
     pub(crate) max_concurrency: AtomicU32,
     /// From when on a call is slow; `u64::MAX`: never.
     pub(crate) slow_us: AtomicU64,
+    /// How often it stopped letting requests pass.
+    pub(crate) shuts: AtomicU32,
     /// Wakes the reporter.
     wake: Arc<Notify>,
 }
@@ -243,6 +246,9 @@ impl CoreGate {
         if idempotent {
             cell.recorder.count(Tally::IdempotentDemand);
         }
+        // Read before the stance: a breaker that opens in between makes this
+        // request a straggler.
+        let shuts = cell.live.shuts.load(Relaxed);
         let stance = cell.live.stance.load();
         let now = self.clock.at(started);
         let mut asked = self.ask(cell, &stance, now, idempotent);
@@ -269,6 +275,7 @@ impl CoreGate {
             latency: None,
             trial,
             version: stance.version,
+            shuts,
             finished: false,
         })
     }
@@ -325,6 +332,8 @@ pub struct Permit {
     latency: Option<Duration>,
     trial: Option<Arc<Lease>>,
     version: Version,
+    /// `Live::shuts` when it was admitted.
+    shuts: u32,
     finished: bool,
 }
 
@@ -366,9 +375,19 @@ impl Permit {
         }
     }
 
+    /// The breaker opened since it was admitted. A request that times out long
+    /// after that, maybe after the backend has recovered, must not trip it again.
+    fn is_straggler(&self) -> bool {
+        self.trial.is_none() && self.shuts != self.cell.live.shuts.load(Relaxed)
+    }
+
     fn record(&mut self, class: OutcomeClass) {
         self.finished = true;
         self.cell.leave();
+        if self.is_straggler() && class != OutcomeClass::ClientGone {
+            self.cell.recorder.count(Tally::Straggler);
+            return;
+        }
         self.cell.recorder.count(Tally::of_outcome(class));
         let mut urgent = matches!(class, OutcomeClass::Failure(_) | OutcomeClass::Overload);
         if class != OutcomeClass::ClientGone {

@@ -38,6 +38,8 @@ pub enum Tally {
     Grpc,
     /// The client went away first.
     ClientGone,
+    /// Sent before the breaker last opened: it says nothing about the backend now.
+    Straggler,
     /// Slow, whatever the class.
     Slow,
     /// Refused by us: the fleet's or POP's breaker is open.
@@ -60,7 +62,7 @@ pub enum Tally {
 pub const TALLIES: usize = Tally::Shadowed as usize + 1;
 
 /// Outcomes with their names in metrics and in `/state`.
-pub const OUTCOMES: [(&str, Tally); 8] = [
+pub const OUTCOMES: [(&str, Tally); 9] = [
     ("success", Tally::Success),
     ("overload", Tally::Overload),
     ("connect", Tally::Connect),
@@ -69,6 +71,7 @@ pub const OUTCOMES: [(&str, Tally); 8] = [
     ("http_5xx", Tally::Http5xx),
     ("grpc", Tally::Grpc),
     ("client_gone", Tally::ClientGone),
+    ("straggler", Tally::Straggler),
 ];
 
 /// Reasons of refusals with their names.

@@ -140,6 +140,11 @@ impl Stance {
         }
     }
 
+    /// No request passes, but for trials.
+    pub(crate) fn is_shut(&self) -> bool {
+        matches!(self.rule, Rule::Refuse { .. }) && !self.shadow
+    }
+
     pub(crate) fn answer(&self, now: Timestamp) -> Answer<'_> {
         match &self.rule {
             Rule::Pass => Answer::Pass,

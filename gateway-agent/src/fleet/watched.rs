@@ -301,6 +301,9 @@ impl Watched {
         }
         let state = stance.state(self.local.state());
         let by_fleet = stance.by_fleet();
+        if stance.is_shut() && !live.stance.load().is_shut() {
+            live.shuts.fetch_add(1, Relaxed);
+        }
         live.stance.store(Arc::new(stance));
         if state == self.state {
             return;

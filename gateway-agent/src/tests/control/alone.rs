@@ -34,6 +34,28 @@ fn a_backend_that_fails_is_opened_half_opened_tried_and_ramped_closed() {
 }
 
 #[test]
+fn a_request_sent_before_the_breaker_opened_says_nothing_after_it_closed() {
+    let mut rig = Rig::new();
+    let slow: Vec<_> = (0..20).map(|_| rig.ask(true).expect("closed")).collect();
+    while rig.state() == StateName::Closed {
+        rig.serve(1, FAILED);
+    }
+    rig.pass(secs(13));
+    rig.serve(1, OutcomeClass::Success);
+    rig.serve(1, OutcomeClass::Success);
+    rig.serve(1, OutcomeClass::Success);
+    assert_eq!(rig.state(), StateName::Closed);
+    let failures = rig.count(Tally::Timeout);
+    for permit in slow {
+        permit.finish(OutcomeClass::Failure(FailureKind::Timeout), None);
+    }
+    rig.pass(millis(100));
+    assert_eq!(rig.state(), StateName::Closed);
+    assert_eq!(rig.count(Tally::Straggler), 20);
+    assert_eq!(rig.count(Tally::Timeout), failures);
+}
+
+#[test]
 fn a_failed_trial_opens_for_longer() {
     let mut rig = Rig::new();
     while rig.state() == StateName::Closed {
