@@ -54,6 +54,16 @@ pub struct Args {
     /// change and mislead the fleet
     #[arg(long, env = "RAMPMETER_INSECURE")]
     pub insecure: bool,
+
+    /// What to log, to standard error: error, warn, info, debug, trace, or by
+    /// module, such as `warn,control_plane=debug`
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "RAMPMETER_LOG",
+        default_value = "info"
+    )]
+    pub log: String,
 }
 
 impl Args {

@@ -72,10 +72,11 @@ impl Known {
 
     /// Shows the record to agents and readers.
     pub fn publish(&self, plane: &Plane, policy: &BreakerPolicy) {
-        plane.table.publish(&self.name, &self.breaker, policy);
+        // First the board: the table wakes those who watch it, and they look there.
         plane
             .board
             .show_breaker(&self.name, &self.breaker, &self.last_transition);
+        plane.table.publish(&self.name, &self.breaker, policy);
     }
 
     /// Decides once; commits and publishes what changed.

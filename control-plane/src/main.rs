@@ -26,12 +26,6 @@ const USAGE: u8 = 2;
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
     match run(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, message)) => {
@@ -41,8 +35,21 @@ async fn main() -> ExitCode {
     }
 }
 
+fn start_log(filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        format!("--log {filter:?}: {error}; for example: info, or warn,control_plane=debug")
+    })?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    Ok(())
+}
+
 async fn run(args: Args) -> Result<(), (u8, String)> {
     args.check().map_err(|message| (USAGE, message))?;
+    start_log(&args.log).map_err(|message| (USAGE, message))?;
     let config = args.config.as_deref().map(ConfigFile::read).transpose();
     let config = config.map_err(|message| (USAGE, message))?;
     let listeners = Listeners {
