@@ -6,6 +6,7 @@ pub mod decision;
 pub mod event;
 pub mod explain;
 pub mod histogram;
+pub mod steering;
 pub mod words;
 
 use std::time::Duration;

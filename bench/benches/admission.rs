@@ -44,6 +44,8 @@ fn open(control: &mut Control) {
             revision: 1,
         }),
         mode: v1::Mode::Enforce.into(),
+        throttle: None,
+        mix: None,
         fleet: Some(v1::Circuit {
             state: v1::BreakerState::Open.into(),
             retry_in: Some(prost_duration(Duration::from_secs(300))),

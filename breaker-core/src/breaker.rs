@@ -7,6 +7,8 @@ use crate::{
     evidence::{Evidence, TripReason},
     ids::{AgentId, PopId},
     policy::{BreakerPolicy, Mode},
+    shed::Mix,
+    throttle::Throttle,
     time::Timestamp,
     vantage::Verdict,
 };
@@ -31,6 +33,10 @@ pub struct Breaker {
     pub pops: BTreeMap<PopId, Circuit>,
     /// An operator's decision.
     pub over: Option<Override>,
+    /// Overload is metered.
+    pub throttle: Option<Throttle>,
+    /// The demand's mix of priorities: where an admission below 1 cuts.
+    pub mix: Mix,
 }
 
 /// One state machine.
@@ -274,6 +280,8 @@ impl Breaker {
             },
             pops: BTreeMap::new(),
             over: None,
+            throttle: None,
+            mix: Mix::default(),
         }
     }
 

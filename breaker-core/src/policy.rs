@@ -28,6 +28,9 @@ pub struct BreakerPolicy {
     pub failure_rate_threshold: f64,
     /// Intolerable share of failures and overloads together, (0, 1].
     pub overload_rate_threshold: f64,
+    /// Overload short of that threshold is metered: the throttle lets through what
+    /// the backend takes.
+    pub overload_throttle: bool,
     /// Intolerable share of slow calls, (0, 1].
     pub slow_call_rate_threshold: f64,
     /// From when on a call is slow; `None`: slow calls do not count.
@@ -61,6 +64,7 @@ impl Default for BreakerPolicy {
             mode: Mode::Enforce,
             failure_rate_threshold: 0.5,
             overload_rate_threshold: 0.9,
+            overload_throttle: true,
             slow_call_rate_threshold: 0.8,
             slow_call_duration: None,
             min_request_volume: 5,

@@ -70,6 +70,8 @@ fn record(decision: &Decision, policy: &BreakerPolicy) -> Record {
         fleet: decision.fleet.clone(),
         pops: decision.pops.clone(),
         over: None,
+        throttle: None,
+        mix: decision.mix,
     };
     Record {
         breaker: safe(breaker, policy),
@@ -126,6 +128,8 @@ mod tests {
             },
             pops: BTreeMap::new(),
             over: None,
+            throttle: None,
+            mix: breaker_core::Mix::default(),
         };
         let adopted = safe(held, &policy).fleet;
         let until = since + Duration::from_secs(7);

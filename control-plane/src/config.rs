@@ -153,6 +153,7 @@ fn record(plane: &Plane, current: Option<&Fleet>, yaml: &str, source: &str) -> C
         applied: plane.clock.now(),
         source: source.to_owned(),
         digests,
+        candidate: None,
     }
 }
 
@@ -215,6 +216,7 @@ async fn restore(plane: &Plane) -> Result<(), StoreError> {
         applied: fleet.applied,
         source: fleet.source.clone(),
         digests: fleet.digests.clone(),
+        candidate: None,
     };
     let put = plane.store.put_config(0, record, Vec::new());
     // Lost: another replica gave its own back first; the next refresh takes it.

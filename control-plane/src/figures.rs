@@ -136,6 +136,7 @@ impl OfBackend {
             in_flight: self.agents.values().map(|a| a.in_flight).sum(),
             latency: self.latency(),
             candidates,
+            ..ReplicaView::default()
         }
     }
 

@@ -193,6 +193,7 @@ impl Inner {
             removed: removed.map(|(name, _)| name.as_str().to_owned()).collect(),
             complete: since.is_none(),
             store_unavailable: self.store_unavailable,
+            ..v1::Decisions::default()
         };
         v1::ConnectResponse {
             message: Some(v1::connect_response::Message::Decisions(message)),

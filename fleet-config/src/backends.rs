@@ -46,13 +46,9 @@ fn backend(at: &At<'_>, name: BackendName) -> Option<Backend> {
         at.error("endpoints is missing: give a list, for example [\"http://10.0.0.10:8080\"]");
     }
     let mut capacity_rps = None;
-    let capacity = fields.read("capacity_rps", &mut capacity_rps, |at| {
+    fields.read("capacity_rps", &mut capacity_rps, |at| {
         positive_number(1e9)(at).map(Some)
     });
-    if capacity {
-        let key = format!("{}.capacity_rps", at.path);
-        at.report.idle("capacity_rps", &key);
-    }
     fields.finish();
     Some(Backend {
         name,

@@ -47,12 +47,9 @@ fn route(at: &At<'_>) -> Option<Route> {
         distinct(at, "method", method)
     });
     fields.read("headers", &mut route.headers, headers);
-    if fields.read("priority", &mut route.priority, |at| {
+    fields.read("priority", &mut route.priority, |at| {
         one_of(&PRIORITIES)(at).map(Some)
-    }) {
-        let key = format!("{}.priority", at.path);
-        at.report.idle("routes.priority", &key);
-    }
+    });
     fields.read("max_request_bytes", &mut route.max_request_bytes, |at| {
         bytes(0..=1 << 40)(at).map(Some)
     });

@@ -153,7 +153,6 @@ fn retry(fields: &mut Fields<'_>, out: &mut Retry) {
 }
 
 fn throttle(fields: &mut Fields<'_>, out: &mut Option<Throttle>) {
-    idle(fields, "throttle");
     let mut rate = out.as_ref().map(|throttle| throttle.rate);
     let mut burst = out.as_ref().map(|throttle| throttle.burst);
     let mut key = out.take().and_then(|throttle| throttle.key);
@@ -176,7 +175,6 @@ fn throttle(fields: &mut Fields<'_>, out: &mut Option<Throttle>) {
 }
 
 fn priority(fields: &mut Fields<'_>, out: &mut PriorityRule) {
-    idle(fields, "priority");
     fields.read("header", &mut out.header, |at| header_name(at).map(Some));
     fields.read("default", &mut out.default, one_of(&PRIORITIES));
     fields.read("shed_key", &mut out.shed_key, |at| {
@@ -200,7 +198,6 @@ fn fallback(fields: &mut Fields<'_>, out: &mut Fallback) {
 }
 
 fn failover(fields: &mut Fields<'_>, out: &mut Failover) {
-    idle(fields, "failover");
     let modes = [
         ("automatic", FailoverMode::Automatic),
         ("manual", FailoverMode::Manual),
@@ -216,7 +213,6 @@ fn failover(fields: &mut Fields<'_>, out: &mut Failover) {
 }
 
 fn health_check(fields: &mut Fields<'_>, out: &mut HealthCheck) {
-    idle(fields, "health_check");
     fields.read("path", &mut out.path, path);
     fields.read(
         "interval",

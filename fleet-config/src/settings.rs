@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+pub use breaker_core::Priority;
+
 /// How long to wait for a backend. Each is at most the total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
@@ -44,20 +46,6 @@ impl Default for Limits {
             queue_timeout: Duration::from_millis(100),
         }
     }
-}
-
-/// How important a request is, most important first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Priority {
-    /// Shed last: payments.
-    Critical,
-    /// Before normal.
-    High,
-    /// Everything else.
-    #[default]
-    Normal,
-    /// Shed first: marketing analytics.
-    Low,
 }
 
 /// What identifies a request's caller.

@@ -8,7 +8,7 @@ use crate::{
     read::{At, Fields},
     sections::{Settings, ms, secs},
     units::show_duration,
-    values::{count, duration, positive_share, share},
+    values::{boolean, count, duration, positive_share, share},
 };
 
 /// How long a trial lease outlives the service's total time-out: the result
@@ -19,18 +19,20 @@ const TRIAL_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Thresholds {
     policy: BreakerPolicy,
-    /// As written. Overload is to be metered and not broken, but this version
-    /// has no meter: then the threshold is the one for failures, unless the file
-    /// says otherwise.
+    /// As written. Overload is metered and not broken; where the meter is off, the
+    /// threshold is the one for failures, unless the file says otherwise.
     overload: Option<f64>,
 }
 
 impl Thresholds {
     /// The policy of a service that may take `total` to answer.
     pub(crate) fn policy(&self, total: Duration) -> BreakerPolicy {
-        let failures = self.policy.failure_rate_threshold;
+        let unmetered = match self.policy.overload_throttle {
+            true => self.policy.overload_rate_threshold,
+            false => self.policy.failure_rate_threshold,
+        };
         BreakerPolicy {
-            overload_rate_threshold: self.overload.unwrap_or(failures),
+            overload_rate_threshold: self.overload.unwrap_or(unmetered),
             trial_timeout: total + TRIAL_GRACE,
             ..self.policy.clone()
         }
@@ -48,6 +50,7 @@ pub(crate) fn read(fields: &mut Fields<'_>, out: &mut Thresholds) {
     fields.read("overload_rate_threshold", &mut out.overload, |at| {
         positive_share(at).map(Some)
     });
+    fields.read("overload_throttle", &mut policy.overload_throttle, boolean);
     fields.read(
         "min_request_volume",
         &mut policy.min_request_volume,

@@ -148,6 +148,14 @@ pub(crate) fn one_of<T: Copy>(words: &[(&'static str, T)]) -> impl Fn(&At<'_>) -
     }
 }
 
+/// `true` or `false`.
+pub(crate) fn boolean(at: &At<'_>) -> Option<bool> {
+    match at.value {
+        Value::Bool(value) => Some(*value),
+        _ => at.refuse("true or false", "use true or false"),
+    }
+}
+
 /// The name of a header field, made lower case.
 pub(crate) fn header_name(at: &At<'_>) -> Option<String> {
     let text = at.text()?;

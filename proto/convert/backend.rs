@@ -41,7 +41,8 @@ pub fn backend(
             Circuit::HalfOpen { successes, .. } => *successes,
             Circuit::Closed { .. } | Circuit::Open { .. } => 0,
         },
-        endpoints: Vec::new(),
+        throttle: breaker.throttle.map(|t| t.admission),
+        ..v1::Backend::default()
     }
 }
 

@@ -4,11 +4,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use breaker_core::{
-    BackendName, Breaker, BreakerPolicy, Circuit, Mode, PopId, Ramp, Timestamp, Version,
+    BackendName, Breaker, BreakerPolicy, Circuit, Mix, Mode, PopId, Ramp, Timestamp, Version,
     breaker::StateName,
 };
 
-use super::{WireError, duration, duration_up_to, words};
+use super::{WireError, duration, duration_up_to, steering::from_mix, words};
 use crate::v1;
 
 /// Longest relative time a decision may carry: a day, the longest override.
@@ -35,6 +35,10 @@ pub struct Decision {
     /// When the override behind `mode` ends by itself; `None`: there is none, or
     /// a control plane of an older version does not say.
     pub override_until: Option<Timestamp>,
+    /// Overload is metered: share of requests let through, 0 to 1.
+    pub throttle: Option<f64>,
+    /// The demand's mix of priorities.
+    pub mix: Mix,
 }
 
 impl Decision {
@@ -69,6 +73,8 @@ pub fn decision(
             .over
             .as_ref()
             .map(|o| duration(now.until(o.expires))),
+        throttle: breaker.throttle.map(|t| t.admission),
+        mix: Some(breaker.mix.shares().into()),
     }
 }
 
@@ -126,7 +132,18 @@ pub fn from_decision(wire: &v1::Decision, now: Timestamp) -> Result<Decision, Wi
             MAX_AHEAD,
         )?,
         override_until: override_until(wire, now)?,
+        throttle: throttle(wire)?,
+        mix: from_mix("decision.mix", wire.mix.as_ref())?,
     })
+}
+
+fn throttle(wire: &v1::Decision) -> Result<Option<f64>, WireError> {
+    match wire.throttle {
+        Some(share) if !(0.0..=1.0).contains(&share) => {
+            Err(WireError::range("decision.throttle", share, "0 to 1"))
+        }
+        share => Ok(share),
+    }
 }
 
 fn override_until(wire: &v1::Decision, now: Timestamp) -> Result<Option<Timestamp>, WireError> {

@@ -25,6 +25,8 @@ fn breaker(fleet: Circuit) -> Breaker {
         fleet,
         pops: BTreeMap::new(),
         over: None,
+        throttle: None,
+        mix: breaker_core::Mix::default(),
     }
 }
 

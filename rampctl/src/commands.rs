@@ -280,6 +280,7 @@ async fn apply_config(
         yaml: yaml.clone(),
         validate_only: apply.dry_run,
         expected_revision: apply.expected_revision,
+        candidate: false,
     });
     let answer = match client.operator().apply_config(request).await {
         // The control plane is the judge: it may know more keys than this

@@ -29,6 +29,7 @@ pub(crate) async fn events(
         backend,
         page_size: limit,
         page_token: String::new(),
+        service: String::new(),
     });
     let mut past = client.answer(client.fleet().list_events(request).await)?;
     past.events.reverse();

@@ -135,7 +135,12 @@ async fn absurd_reports_are_cut_and_counted_and_convict_nobody() {
     ];
     for sequence in [1, 2, 2, 1, 8] {
         let backends = names.map(report).to_vec();
-        say(Message::Report(Report { sequence, backends })).await;
+        say(Message::Report(Report {
+            sequence,
+            backends,
+            ..Report::default()
+        }))
+        .await;
     }
     let counted = eventually("what was cut is counted", SOON, || async {
         let metrics = get(replica.http, "/metrics").await.ok()?.body;
@@ -151,6 +156,7 @@ async fn absurd_reports_are_cut_and_counted_and_convict_nobody() {
     say(Message::Report(Report {
         sequence: 9,
         backends,
+        ..Report::default()
     }))
     .await;
     let ended = loop {

@@ -40,6 +40,7 @@ fn record(figures: &Figures, agent: &str, wire: v1::BackendReport, now: Timestam
     let report = v1::Report {
         sequence: 1,
         backends: vec![wire],
+        ..v1::Report::default()
     };
     figures.record(&agent, &pop, &report, |name| *name == backend(), now)
 }

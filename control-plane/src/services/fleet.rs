@@ -98,6 +98,7 @@ impl FleetService for Reader {
         Ok(Response::new(v1::GetServiceResponse {
             service: found.map(|(name, service)| render::service(name, service)),
             backends: self.backends(&fleet, name)?,
+            ..v1::GetServiceResponse::default()
         }))
     }
 
@@ -230,6 +231,27 @@ impl FleetService for Reader {
             events: decode(&page.events),
             next_page_token: page.next.map(|next| next.to_string()).unwrap_or_default(),
         }))
+    }
+
+    async fn list_drills(
+        &self,
+        _: Request<v1::ListDrillsRequest>,
+    ) -> Result<Response<v1::ListDrillsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn get_drill(
+        &self,
+        _: Request<v1::GetDrillRequest>,
+    ) -> Result<Response<v1::GetDrillResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn get_candidate(
+        &self,
+        _: Request<v1::GetCandidateRequest>,
+    ) -> Result<Response<v1::GetCandidateResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 
     type WatchEventsStream = Streamed<v1::WatchEventsResponse>;

@@ -216,6 +216,48 @@ impl OperatorService for Operator {
             version: Some(known.breaker.version.into()),
         }))
     }
+
+    async fn drain_region(
+        &self,
+        _: Request<v1::DrainRegionRequest>,
+    ) -> Result<Response<v1::DrainRegionResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn clear_drain(
+        &self,
+        _: Request<v1::ClearDrainRequest>,
+    ) -> Result<Response<v1::ClearDrainResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn approve_plan(
+        &self,
+        _: Request<v1::ApprovePlanRequest>,
+    ) -> Result<Response<v1::ApprovePlanResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn start_drill(
+        &self,
+        _: Request<v1::StartDrillRequest>,
+    ) -> Result<Response<v1::StartDrillResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn stop_drill(
+        &self,
+        _: Request<v1::StopDrillRequest>,
+    ) -> Result<Response<v1::StopDrillResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn drop_candidate(
+        &self,
+        _: Request<v1::DropCandidateRequest>,
+    ) -> Result<Response<v1::DropCandidateResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
 }
 
 fn reason(text: &str) -> Result<String, Status> {

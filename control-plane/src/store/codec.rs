@@ -114,6 +114,7 @@ pub(super) fn encode_config(config: &ConfigRecord) -> Vec<u8> {
         applied_ms: config.applied.as_millis(),
         source: config.source.clone(),
         digests: config.digests.clone(),
+        candidate: None,
     }
     .encode_to_vec()
 }
@@ -127,6 +128,7 @@ pub(super) fn decode_config(bytes: &[u8]) -> Decoded<ConfigRecord> {
         applied: Timestamp::from_millis(config.applied_ms),
         source: config.source,
         digests: config.digests,
+        candidate: None,
     })
 }
 

@@ -10,14 +10,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use breaker_core::{BackendName, Timestamp, Version};
+use breaker_core::{BackendName, Steering, Timestamp, Version, ids::ServiceName};
 use bytes::Bytes;
 use tokio::{sync::broadcast, time::Instant};
 
 use super::{
-    Answer, BackendState, Commit, ConfigRecord, EventCursor, EventPage, EventQuery, HINTS_KEPT,
-    Hint, Hints, Presence, PutConfig, REPLICA_TTL, Record, ReplicaId, ReplicaView, Store,
-    SyncReply, SyncRequest, plausible,
+    Answer, BackendState, Commit, CommitService, ConfigRecord, EventCursor, EventPage, EventQuery,
+    HINTS_KEPT, Hint, Hints, Presence, PutConfig, REPLICA_TTL, Record, ReplicaId, ReplicaView,
+    Store, StoreError, SyncReply, SyncRequest, plausible,
 };
 
 /// Events kept in memory: at some KiB each, tens of MiB at most.
@@ -214,7 +214,7 @@ impl Store for MemoryStore {
             Ok(SyncReply {
                 now,
                 backends,
-                corrupt: Vec::new(),
+                ..SyncReply::default()
             })
         })
     }
@@ -248,6 +248,16 @@ impl Store for MemoryStore {
             self.hint(Hint::Backend(backend));
             Ok(Commit::Done(version))
         })
+    }
+
+    fn commit_service(
+        &self,
+        _: ServiceName,
+        _: Option<Version>,
+        _: Steering,
+        _: Vec<Bytes>,
+    ) -> Answer<'_, CommitService> {
+        Box::pin(async { Err(StoreError::Wrong("not yet".to_owned())) })
     }
 
     fn append(&self, backend: Option<BackendName>, events: Vec<Bytes>) -> Answer<'_, ()> {

@@ -22,10 +22,11 @@ pub mod redis;
 #[cfg(test)]
 mod testing;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use breaker_core::{
-    AgentId, BackendName, Breaker, FleetView, PopId, Timestamp, Version, breaker::TrialCandidate,
+    AgentId, BackendName, Breaker, ByPriority, FleetView, PopId, Steering, Timestamp, Version,
+    breaker::TrialCandidate, ids::ServiceName, plan::RegionOrder,
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -125,6 +126,15 @@ pub trait Store: Send + Sync {
         events: Vec<Bytes>,
     ) -> Answer<'_, Commit>;
 
+    /// As [`Store::commit`], for a service's record.
+    fn commit_service(
+        &self,
+        service: ServiceName,
+        expected: Option<Version>,
+        next: Steering,
+        events: Vec<Bytes>,
+    ) -> Answer<'_, CommitService>;
+
     /// Appends events that come with no commit; `None` for those of the fleet.
     /// Repeated after a lost answer, they may be listed twice, under one id.
     fn append(&self, backend: Option<BackendName>, events: Vec<Bytes>) -> Answer<'_, ()>;
@@ -214,6 +224,10 @@ pub struct SyncRequest {
     /// Decisions that agents hold, from their hello, with their versions. Each
     /// is adopted if it is newer than anything that this store's history has.
     pub held: Vec<(BackendName, Record)>,
+    /// Services to read, with this replica's views of those with activity.
+    pub services: Vec<(ServiceName, Option<ServiceView>)>,
+    /// Decisions about services that agents hold, as `held`.
+    pub held_services: Vec<(ServiceName, Steering)>,
 }
 
 /// What a sync found.
@@ -223,6 +237,8 @@ pub struct SyncReply {
     pub now: Timestamp,
     /// One for each backend asked for, ordered by name.
     pub backends: Vec<BackendState>,
+    /// One for each service asked for, ordered by name.
+    pub services: Vec<ServiceState>,
     /// What could not be read, and was taken as absent.
     pub corrupt: Vec<Corrupt>,
 }
@@ -268,6 +284,96 @@ pub struct ReplicaView {
     pub latency: Vec<(u32, u32)>,
     /// A few agents that could run a trial.
     pub candidates: Vec<TrialCandidate>,
+    /// Demand that was sent here by the plan, requests a second.
+    pub directed: ByPriority,
+    /// Of that, completed without overload, requests a second.
+    pub accepted: f64,
+    /// What probers found, by endpoint and POP.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// What one replica's agents found of one endpoint at one POP.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndpointView {
+    /// As in the fleet file.
+    pub endpoint: String,
+    /// Where from.
+    pub pop: PopId,
+    /// Probers that find it healthy.
+    pub healthy: u32,
+    /// Probers that do not.
+    pub unhealthy: u32,
+    /// Who they are.
+    pub probers: Vec<AgentId>,
+    /// Why a probe failed lately; empty if none did.
+    pub error: String,
+    /// Probes a second.
+    pub probes: f64,
+}
+
+/// What one replica knows of one service from its own agents. Views add up.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ServiceView {
+    /// Demand in requests a second, by the region order of its agents.
+    pub origins: BTreeMap<RegionOrder, ByPriority>,
+    /// What callers got, requests a second over the last ten seconds.
+    pub rates: CallerView,
+    /// The same over the last second, for a drill's guard.
+    pub recent: CallerView,
+    /// Since this replica heard of the drill of this id: counts of requests.
+    pub drill: Option<(String, CallerView)>,
+    /// By the hash of the key, 0 where the throttle has none.
+    pub quotas: BTreeMap<u64, QuotaView>,
+}
+
+/// What callers of a service got: requests, or requests a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct CallerView {
+    /// Served.
+    pub succeeded: f64,
+    /// Failed at a backend, or on the way.
+    pub failed: f64,
+    /// Refused by us.
+    pub refused: f64,
+    /// Of those, because nowhere was room by the plan.
+    pub shed: f64,
+    /// SHADOW: would have been refused.
+    pub shadowed: f64,
+}
+
+/// One quota as one replica's agents see it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct QuotaView {
+    /// Requests a second.
+    pub wanted: f64,
+    /// Of those, let through.
+    pub admitted: f64,
+    /// Agents with demand.
+    pub agents: u32,
+}
+
+/// What the store holds of one service.
+#[derive(Debug, Clone)]
+pub struct ServiceState {
+    /// The service.
+    pub name: ServiceName,
+    /// The epoch in which the next commit will be.
+    pub epoch: u64,
+    /// What the next commit has to expect.
+    pub version: Option<Version>,
+    /// The committed record; `None` if there is none, or it could not be read.
+    pub record: Option<Steering>,
+    /// The live views of the *other* replicas; the caller has its own.
+    pub others: Vec<(ReplicaId, ServiceView)>,
+}
+
+/// How a commit about a service ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CommitService {
+    /// It is the record now, in this version.
+    Done(Version),
+    /// Somebody else was first: this is the record.
+    Lost(Option<Box<Steering>>),
 }
 
 /// How a commit ended.
@@ -301,6 +407,19 @@ pub struct ConfigRecord {
     pub source: String,
     /// Digests of this and earlier files, newest first.
     pub digests: Vec<String>,
+    /// Runs beside it, and nothing acts on it.
+    pub candidate: Option<Candidate>,
+}
+
+/// A configuration that runs beside the one in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Candidate {
+    /// The file.
+    pub yaml: String,
+    /// When it was put beside the other.
+    pub applied: Timestamp,
+    /// Where it came from.
+    pub source: String,
 }
 
 /// What a replica tells of itself.

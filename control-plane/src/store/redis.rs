@@ -30,7 +30,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use breaker_core::{BackendName, Version};
+use breaker_core::{BackendName, Steering, Version, ids::ServiceName};
 use bytes::Bytes;
 use redis::{ScriptInvocation, aio::MultiplexedConnection};
 use tokio::sync::broadcast;
@@ -41,9 +41,9 @@ use self::{
     seen::Seen,
 };
 use super::{
-    Answer, Commit, ConfigRecord, Corrupt, EVENTS_KEPT, EventPage, EventQuery, HINTS_KEPT, Hint,
-    Hints, OpenError, Presence, PutConfig, REPLICA_TTL, Record, ReplicaId, Store, StoreError,
-    SyncReply, SyncRequest, codec,
+    Answer, Commit, CommitService, ConfigRecord, Corrupt, EVENTS_KEPT, EventPage, EventQuery,
+    HINTS_KEPT, Hint, Hints, OpenError, Presence, PutConfig, REPLICA_TTL, Record, ReplicaId, Store,
+    StoreError, SyncReply, SyncRequest, codec,
 };
 
 /// Groups of backends: enough to spread over any Cluster, few enough to list.
@@ -338,6 +338,16 @@ impl Store for RedisStore {
         events: Vec<Bytes>,
     ) -> Answer<'_, Commit> {
         Box::pin(self.commit_record(backend, expected, next, events))
+    }
+
+    fn commit_service(
+        &self,
+        _: ServiceName,
+        _: Option<Version>,
+        _: Steering,
+        _: Vec<Bytes>,
+    ) -> Answer<'_, CommitService> {
+        Box::pin(async { Err(StoreError::Wrong("not yet".to_owned())) })
     }
 
     fn append(&self, backend: Option<BackendName>, events: Vec<Bytes>) -> Answer<'_, ()> {

@@ -6,8 +6,8 @@ pub(super) mod redis_server;
 use std::{future::Future, time::Duration};
 
 use breaker_core::{
-    AgentId, BackendName, Breaker, Circuit, Counts, FleetView, PopId, PopView, Timestamp, Version,
-    Window,
+    AgentId, BackendName, Breaker, Circuit, Counts, FleetView, Mix, PopId, PopView, Timestamp,
+    Version, Window,
 };
 use tokio::time::{Instant, sleep};
 
@@ -53,6 +53,8 @@ pub(super) fn held(version: Version, until: u64) -> Record {
             fleet,
             pops: Default::default(),
             over: None,
+            throttle: None,
+            mix: Mix::default(),
         },
         last_transition: format!("opened until {until}").into(),
     }

@@ -194,6 +194,7 @@ async fn a_report_over_its_size_ends_the_stream_with_the_limit() {
         .say(Up::Report(v1::Report {
             sequence: 1,
             backends,
+            ..v1::Report::default()
         }))
         .await;
     let ended = agent.end().await.expect("refused");
@@ -244,7 +245,11 @@ async fn a_repeated_report_counts_once() {
     for sequence in [1, 1, 1, 2] {
         let backends = vec![backend.clone()];
         agent
-            .say(Up::Report(v1::Report { sequence, backends }))
+            .say(Up::Report(v1::Report {
+                sequence,
+                backends,
+                ..v1::Report::default()
+            }))
             .await;
     }
     eventually("both are seen", async || {

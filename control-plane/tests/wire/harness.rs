@@ -10,15 +10,16 @@ use std::{
     time::Duration,
 };
 
-use breaker_core::BackendName;
+use breaker_core::{BackendName, Steering, ids::ServiceName};
 use bytes::Bytes;
 use control_plane::{
     Listeners, Options,
     config::ConfigFile,
     serve,
     store::{
-        Answer, Commit, ConfigRecord, EventPage, EventQuery, Hints, Presence, PutConfig, Record,
-        ReplicaId, Store, StoreError, SyncReply, SyncRequest, memory::MemoryStore,
+        Answer, Commit, CommitService, ConfigRecord, EventPage, EventQuery, Hints, Presence,
+        PutConfig, Record, ReplicaId, Store, StoreError, SyncReply, SyncRequest,
+        memory::MemoryStore,
     },
 };
 use rampmeter_api::v1::{
@@ -302,6 +303,7 @@ impl Agent {
         let report = v1::Report {
             sequence: self.sequence,
             backends: vec![backend],
+            ..v1::Report::default()
         };
         self.say(Up::Report(report)).await;
     }
@@ -381,6 +383,16 @@ impl Store for Switched {
         events: Vec<Bytes>,
     ) -> Answer<'_, Commit> {
         self.when_on(self.inner.commit(backend, expected, next, events))
+    }
+
+    fn commit_service(
+        &self,
+        service: ServiceName,
+        expected: Option<breaker_core::Version>,
+        next: Steering,
+        events: Vec<Bytes>,
+    ) -> Answer<'_, CommitService> {
+        self.when_on(self.inner.commit_service(service, expected, next, events))
     }
 
     fn append(&self, backend: Option<BackendName>, events: Vec<Bytes>) -> Answer<'_, ()> {

@@ -167,6 +167,8 @@ fn held(revision: u64, state: BreakerState) -> v1::Decision {
         fleet: Some(circuit),
         pops: Vec::new(),
         override_expires_in: None,
+        throttle: None,
+        mix: None,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use breaker_core::{BackendName, Breaker, BreakerPolicy, Timestamp, breaker::Override};
+use breaker_core::{BackendName, Breaker, BreakerPolicy, Throttle, Timestamp, breaker::Override};
 use rampmeter_api::{
     convert::decision::{self, Decision},
     v1,
@@ -126,6 +126,12 @@ fn to_wire(held: &Decision, now: Timestamp) -> v1::Decision {
             created: now,
             expires,
         }),
+        throttle: held.throttle.map(|admission| Throttle {
+            admission,
+            since: now,
+            changed: now,
+        }),
+        mix: held.mix,
     };
     let policy = BreakerPolicy {
         mode: held.mode,

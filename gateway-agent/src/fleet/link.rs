@@ -84,6 +84,7 @@ impl Link {
             let report = v1::Report {
                 sequence: self.sequence,
                 backends,
+                ..v1::Report::default()
             };
             sent.reports += 1;
             sent.bytes += report.encoded_len() as u64;

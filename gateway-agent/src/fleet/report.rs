@@ -155,6 +155,7 @@ impl Pending {
             latency: latencies.and_then(|now_at| self.take_latencies(now_at, now)),
             local_state: gauges.local_state.into(),
             client_gone: sum.get(Tally::ClientGone),
+            directed: None,
         }
     }
 
@@ -228,6 +229,7 @@ fn rejections(sum: &Counters) -> v1::Rejections {
         local: sum.get(Tally::RefusedLocal),
         limit: sum.get(Tally::RefusedLimit),
         r#override: sum.get(Tally::RefusedOverride),
+        throttle: 0,
     }
 }
 

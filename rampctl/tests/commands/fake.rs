@@ -80,6 +80,27 @@ impl FleetService for Fake {
         }))
     }
 
+    async fn list_drills(
+        &self,
+        _: Request<rampmeter_api::v1::ListDrillsRequest>,
+    ) -> Answer<rampmeter_api::v1::ListDrillsResponse> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn get_drill(
+        &self,
+        _: Request<rampmeter_api::v1::GetDrillRequest>,
+    ) -> Answer<rampmeter_api::v1::GetDrillResponse> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn get_candidate(
+        &self,
+        _: Request<rampmeter_api::v1::GetCandidateRequest>,
+    ) -> Answer<rampmeter_api::v1::GetCandidateResponse> {
+        Err(Status::unimplemented("not faked"))
+    }
+
     async fn list_services(&self, _: Request<ListServicesRequest>) -> Answer<ListServicesResponse> {
         Err(Status::unimplemented("not faked"))
     }
@@ -226,5 +247,47 @@ impl OperatorService for Fake {
     ) -> Answer<ClearOverrideResponse> {
         self.asked().cleared.push(request.into_inner());
         Err(Status::failed_precondition("pay/first has no override"))
+    }
+
+    async fn drain_region(
+        &self,
+        _: Request<rampmeter_api::v1::DrainRegionRequest>,
+    ) -> Answer<rampmeter_api::v1::DrainRegionResponse> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn clear_drain(
+        &self,
+        _: Request<rampmeter_api::v1::ClearDrainRequest>,
+    ) -> Answer<rampmeter_api::v1::ClearDrainResponse> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn approve_plan(
+        &self,
+        _: Request<rampmeter_api::v1::ApprovePlanRequest>,
+    ) -> Answer<rampmeter_api::v1::ApprovePlanResponse> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn start_drill(
+        &self,
+        _: Request<rampmeter_api::v1::StartDrillRequest>,
+    ) -> Answer<rampmeter_api::v1::StartDrillResponse> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn stop_drill(
+        &self,
+        _: Request<rampmeter_api::v1::StopDrillRequest>,
+    ) -> Answer<rampmeter_api::v1::StopDrillResponse> {
+        Err(Status::unimplemented("not faked"))
+    }
+
+    async fn drop_candidate(
+        &self,
+        _: Request<rampmeter_api::v1::DropCandidateRequest>,
+    ) -> Answer<rampmeter_api::v1::DropCandidateResponse> {
+        Err(Status::unimplemented("not faked"))
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use breaker_core::{
-    AgentId, Breaker, Circuit, Mode, PopId, Ramp, Timestamp, TrialLease, Version, breaker::Override,
+    AgentId, Breaker, Circuit, Mix, Mode, PopId, Ramp, Timestamp, TrialLease, Version,
+    breaker::Override,
 };
 use prost::Message;
 use rampmeter_api::store::{self as stored, circuit::State};
@@ -23,6 +24,7 @@ pub(in crate::store) fn encode_record(record: &Record) -> Vec<u8> {
         pops: pops.collect(),
         r#override: breaker.over.as_ref().map(over),
         last_transition: record.last_transition.to_vec(),
+        ..stored::BackendRecord::default()
     }
     .encode_to_vec()
 }
@@ -38,6 +40,8 @@ pub(in crate::store) fn decode_record(bytes: &[u8], version: Version) -> Decoded
         fleet: read_circuit(record.fleet)?,
         pops: record.pops.into_iter().map(pop).collect::<Decoded<_>>()?,
         over: record.r#override.map(read_over).transpose()?,
+        throttle: None,
+        mix: Mix::default(),
     };
     let last_transition = record.last_transition.into();
     Ok(Record {

@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use breaker_core::{
-    AgentId, Breaker, Circuit, Counts, FleetView, Mode, PopId, PopView, Ramp, Timestamp,
+    AgentId, Breaker, Circuit, Counts, FleetView, Mix, Mode, PopId, PopView, Ramp, Timestamp,
     TrialLease, Version, Window, Witness,
     breaker::{Override, TrialCandidate},
     evidence::Baseline,
@@ -133,6 +133,8 @@ fn record() -> impl Strategy<Value = Record> {
             fleet,
             pops,
             over,
+            throttle: None,
+            mix: Mix::default(),
         },
         last_transition: last.into(),
     })
@@ -224,6 +226,7 @@ fn view() -> impl Strategy<Value = ReplicaView> {
             in_flight: rates[2],
             latency,
             candidates,
+            ..ReplicaView::default()
         },
     )
 }
@@ -256,6 +259,7 @@ fn config() -> impl Strategy<Value = ConfigRecord> {
         applied,
         source,
         digests,
+        candidate: None,
     })
 }
 

@@ -35,6 +35,7 @@ pub(in crate::store) fn encode_view(view: &ReplicaView) -> Vec<u8> {
         agents_known: view.fleet.agents_known,
         agents_reporting: view.fleet.agents_reporting,
         candidates: view.candidates.iter().map(candidate).collect(),
+        ..stored::Register::default()
     }
     .encode_to_vec()
 }
@@ -64,6 +65,7 @@ pub(in crate::store) fn decode_view(bytes: &[u8]) -> Decoded<ReplicaView> {
             .into_iter()
             .map(read_candidate)
             .collect::<Decoded<_>>()?,
+        ..ReplicaView::default()
     })
 }
 

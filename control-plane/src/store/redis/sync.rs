@@ -76,6 +76,7 @@ impl RedisStore {
             now: found.now,
             backends: found.backends.into_values().collect(),
             corrupt: found.corrupt,
+            ..SyncReply::default()
         })
     }
 

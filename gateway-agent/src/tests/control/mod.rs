@@ -225,6 +225,8 @@ pub(crate) fn decision(revision: u64, fleet: v1::Circuit) -> v1::Decision {
         fleet: Some(fleet),
         pops: Vec::new(),
         override_expires_in: None,
+        throttle: None,
+        mix: None,
     }
 }
 

@@ -72,6 +72,7 @@ pub(in crate::store) async fn the_fleet_file_is_changed_by_compare_and_set(place
         applied: Timestamp::from_millis(5),
         source: "fleet.yaml".to_owned(),
         digests: vec!["d1".to_owned(), "d0".to_owned()],
+        candidate: None,
     };
     assert_eq!(a.config().await, Ok(None));
     let event = || vec![Bytes::from("applied")];
