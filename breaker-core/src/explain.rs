@@ -1,6 +1,8 @@
 //! Evidence in sentences, for the person who was paged. Lower-case fragments
 //! without a full stop, so that they fit behind a colon.
 
+pub mod steering;
+
 use std::fmt::Write as _;
 
 use crate::{

@@ -9,6 +9,7 @@
 
 pub mod blast;
 pub mod breaker;
+pub mod capacity;
 pub mod evidence;
 pub mod explain;
 pub mod histogram;

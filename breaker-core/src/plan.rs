@@ -1,9 +1,48 @@
 //! Failover by headroom: where a service's traffic goes, worked out for all
 //! gateways at once, so that no surviving region is overfilled.
+//!
+//! A waterfall: each origin's demand goes to its first region as far as that has
+//! room, what is left to the second, and so on; origins that meet in a region
+//! share its room in proportion to what they have left. What fits nowhere is
+//! shed. Room is `target utilization · admission · capacity`.
+//!
+//! * Away from a region that fails, at once. Back towards home, a part of the
+//!   demand a second, and only into regions that are calm. The admission of a
+//!   ramp is one bound and this another; the tighter one holds.
+//! * Going slowly never sheds: what would otherwise be shed goes wherever there
+//!   is room.
+//! * A learned capacity limits what other origins bring, not a region's own
+//!   clients, since it was learned from them: growth is no reason to shed.
+//! * Demand is held: see [`held`]. So a plan does not follow noise.
 
-use std::collections::BTreeMap;
+mod change;
+mod headroom;
+mod waterfall;
+
+use std::{collections::BTreeMap, time::Duration};
+
+pub use change::Change;
+pub(crate) use waterfall::{Bounds, work_out};
 
 use crate::{ids::RegionName, time::Timestamp};
+
+/// Demand counts once it is above the planned one by more than this share: what
+/// a survivor may be overfilled by. Small, since it adds to what chance does.
+pub(crate) const RISE: f64 = 0.03;
+
+/// Demand counts at once when it falls below this share of the planned one:
+/// noise of ± 10 % reaches down to 0.9 / 1.1 of its own peak, and no further.
+const FALL: f64 = 0.8;
+
+/// Demand that fell less counts once the plan has been in force for so long.
+const HOLD: Duration = Duration::from_secs(60);
+
+/// Plans that follow a ramp or a failback are no closer than this: each is a
+/// commit that every agent hears of.
+pub const DWELL: Duration = Duration::from_millis(200);
+
+/// Least part of an origin's demand that is worth moving back by itself.
+const LEAST_PART: f64 = 0.02;
 
 /// The regions that some agents prefer, in this order: what tells one origin
 /// from another.
@@ -77,4 +116,125 @@ pub struct RegionInput {
     /// Its evidence is calm (score below half of what convicts): traffic may
     /// move back.
     pub calm: bool,
+}
+
+/// A share below this is an error of rounding.
+const NOTHING: f64 = 1e-9;
+
+/// Works out where traffic goes. Pure; the caller commits the plan if it
+/// [differs](Plan::differs) from the one in force.
+///
+/// An origin without demand has its first region that takes anything, so that
+/// its first request has somewhere to go.
+pub fn plan(input: &PlanInput, previous: Option<&Plan>, now: Timestamp) -> Plan {
+    let bounds = Bounds {
+        held: previous,
+        back: previous,
+        within: None,
+    };
+    work_out(input, bounds, now).plan
+}
+
+/// The demand to plan for: the planned one as long as the real one is about it.
+/// It rises at once, and falls late.
+fn held(planned: f64, demand: f64, age: Duration) -> f64 {
+    let risen = demand > planned * (1.0 + RISE);
+    let fallen = demand < planned * FALL;
+    match risen || fallen || age >= HOLD {
+        true => demand,
+        false => planned,
+    }
+}
+
+/// How long a part of the failback takes: between plans that move traffic back.
+pub(crate) fn back_interval(failback_per_second: f64) -> Duration {
+    let least = LEAST_PART / failback_per_second.clamp(0.001, 1.0);
+    Duration::from_secs_f64(least).max(DWELL)
+}
+
+/// Share of an origin's demand that may move back, `age` after the plan in force
+/// was made.
+pub(crate) fn back_part(failback_per_second: f64, age: Duration) -> f64 {
+    let age = age.min(back_interval(failback_per_second));
+    failback_per_second.clamp(0.0, 1.0) * age.as_secs_f64()
+}
+
+impl Plan {
+    /// Requests a second that it was made for.
+    pub fn demand(&self) -> f64 {
+        self.origins.values().map(|origin| origin.demand).sum()
+    }
+
+    /// Requests a second that `next` sends elsewhere than this plan, or sheds.
+    pub(crate) fn moved(&self, next: &Self) -> f64 {
+        let moved = |(order, origin): (&RegionOrder, &OriginPlan)| {
+            let shares = self.origins.get(order)?.shares.iter().zip(&origin.shares);
+            let less: f64 = shares.clone().map(|(old, new)| (old - new).max(0.0)).sum();
+            let more: f64 = shares.map(|(old, new)| (new - old).max(0.0)).sum();
+            Some(less.max(more) * origin.demand)
+        };
+        next.origins.iter().filter_map(moved).sum()
+    }
+
+    /// Counts anew what goes to each region, and what is shed.
+    pub(crate) fn recount(&mut self) {
+        let Self {
+            origins,
+            regions,
+            shed,
+            ..
+        } = self;
+        regions.values_mut().for_each(|region| region.planned = 0.0);
+        *shed = 0.0;
+        for (order, origin) in origins.iter() {
+            for (name, share) in order.iter().zip(&origin.shares) {
+                if let Some(region) = regions.get_mut(name) {
+                    region.planned += share * origin.demand;
+                }
+            }
+            let left = 1.0 - origin.shares.iter().sum::<f64>();
+            if left > NOTHING {
+                *shed += left * origin.demand;
+            }
+        }
+    }
+
+    /// Everything goes to the first region of its order.
+    pub fn all_home(&self) -> bool {
+        self.origins.values().all(OriginPlan::home)
+    }
+
+    /// Something worth telling fits nowhere.
+    pub fn sheds(&self) -> bool {
+        self.shed > 0.005 * self.demand()
+    }
+}
+
+impl OriginPlan {
+    /// Share of its demand for the first `n + 1` regions, for each `n`: what is
+    /// no further out than that.
+    fn reach(&self) -> impl Iterator<Item = f64> {
+        self.shares.iter().scan(0.0, |sum, share| {
+            *sum += share;
+            Some(*sum)
+        })
+    }
+
+    fn home(&self) -> bool {
+        self.shares.first().is_none_or(|home| *home > 1.0 - NOTHING)
+    }
+}
+
+impl RegionFigures {
+    /// It takes requests at all.
+    pub const fn takes(&self) -> bool {
+        self.admission > 0.0 && !self.drained
+    }
+}
+
+impl RegionInput {
+    /// It takes requests at all.
+    pub(crate) const fn takes(&self) -> bool {
+        self.admission > 0.0 && !self.drained
+    }
 }

@@ -1,5 +1,18 @@
 //! What is committed about one service as a whole: where its traffic goes, what
-//! operators took out of it, and the drill that runs.
+//! operators took out of it, and the drill that runs; and how that moves.
+//!
+//! In failover mode `manual`, an operator decides which regions an origin's
+//! traffic may use: those that the plan in force uses. How much each of them gets
+//! is worked out as always, so that a move back that was approved goes on as fast
+//! as ramp and failback let it, and a region that is overfilled sheds. Anything
+//! that needs another region, also to go back, is proposed and waits. A drain is
+//! an operator's decision already: what it leaves without a region may go
+//! anywhere.
+
+mod drill;
+mod manual;
+mod planning;
+mod step;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,8 +22,8 @@ use std::{
 use crate::{
     breaker::Version,
     ids::{BackendName, PopId, RegionName},
-    plan::Plan,
-    shed::Mix,
+    plan::{Plan, RegionInput, RegionOrder},
+    shed::{ByPriority, Mix},
     time::Timestamp,
 };
 
@@ -139,4 +152,151 @@ pub struct DrillReport {
     pub at_end: BTreeMap<RegionName, f64>,
     /// One sentence for a person.
     pub summary: String,
+}
+
+/// Settings of one service's steering, already validated.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SteeringSettings {
+    /// Who puts plans in force.
+    pub mode: FailoverMode,
+    /// Share of a region's capacity to fill, (0, 1].
+    pub target_utilization: f64,
+    /// Share of an origin's demand that moves back home each second, (0, 1].
+    pub failback_per_second: f64,
+}
+
+impl Default for SteeringSettings {
+    /// The documented defaults.
+    fn default() -> Self {
+        Self {
+            mode: FailoverMode::Automatic,
+            target_utilization: 0.8,
+            failback_per_second: 0.1,
+        }
+    }
+}
+
+/// Who puts plans in force.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FailoverMode {
+    /// The control plane.
+    #[default]
+    Automatic,
+    /// An operator.
+    Manual,
+}
+
+/// What may change a service's record.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SteeringInput<'a> {
+    /// Time passed, or figures changed.
+    Tick(&'a Observed),
+    /// An operator drains a region, or ends that.
+    Drain(RegionName, Option<Drain>),
+    /// An operator puts the proposed plan in force.
+    Approve,
+    /// An operator starts a drill, whose report is empty; nothing happens while
+    /// another runs.
+    StartDrill(Box<Drill>),
+    /// Somebody ends the drill that runs.
+    EndDrill(DrillState),
+}
+
+/// A service as it is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Observed {
+    /// Every region of the service. Capacities are configured ones only, and
+    /// drains are left out: the record has both.
+    pub regions: BTreeMap<RegionName, RegionInput>,
+    /// Demand in requests a second, of every region order that agents have, also
+    /// of those without demand: they need a plan for their first request.
+    pub demand: BTreeMap<RegionOrder, ByPriority>,
+    /// Learned capacities, requests a second, where known.
+    pub learned: BTreeMap<RegionName, f64>,
+    /// What the drill does that runs.
+    pub drill: Option<DrillObservation>,
+}
+
+/// What is seen of a service while a drill runs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DrillObservation {
+    /// The breaker of its backend lets nobody through where the drill is.
+    pub open: bool,
+    /// What callers got within the last second.
+    pub recent: Callers,
+    /// What they got since the start.
+    pub total: Callers,
+    /// p99 of the last second; `None`: too few requests to tell.
+    pub latency_p99: Option<Duration>,
+    /// Requests a second that regions got within the last second.
+    pub rates: BTreeMap<RegionName, f64>,
+}
+
+/// What callers of a service got, in requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Callers {
+    /// Served.
+    pub succeeded: f64,
+    /// Failed at a backend, or on the way.
+    pub failed: f64,
+    /// Refused by us, for whatever reason.
+    pub refused: f64,
+}
+
+impl Callers {
+    /// All of them.
+    pub fn requests(&self) -> f64 {
+        self.succeeded + self.failed + self.refused
+    }
+
+    /// Share that was served; `None` without requests.
+    pub fn success_rate(&self) -> Option<f64> {
+        let requests = self.requests();
+        (requests > 0.0).then(|| self.succeeded / requests)
+    }
+}
+
+/// What happened in a step, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Steered {
+    /// A plan came into force that moves traffic.
+    PlanChanged {
+        /// The plan in force now.
+        plan: Plan,
+        /// Requests a second that it sends elsewhere than the one before.
+        moved: f64,
+    },
+    /// A plan waits for an operator.
+    PlanProposed(Plan),
+    /// An operator put it in force.
+    PlanApproved(Plan),
+    /// Something fits nowhere now.
+    ShedStarted {
+        /// Requests a second that are shed.
+        shed: f64,
+        /// Requests a second that are wanted.
+        demand: f64,
+    },
+    /// Everything fits again.
+    ShedEnded,
+    /// A region was drained.
+    DrainSet(RegionName, Drain),
+    /// A drain was ended (`false`) or ran out (`true`).
+    DrainEnded(RegionName, Drain, bool),
+    /// A drill started.
+    DrillStarted(Box<Drill>),
+    /// A drill ended: how is in its state.
+    DrillEnded(Box<Drill>),
+}
+
+/// What a step leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SteeringStep {
+    /// The record to commit, its revision one higher; `None` if nothing changed
+    /// that agents or replicas must know.
+    pub next: Option<Steering>,
+    /// What happened, for events; empty if `next` is `None`.
+    pub happenings: Vec<Steered>,
+    /// When to look again at the latest.
+    pub wake_at: Option<Timestamp>,
 }
