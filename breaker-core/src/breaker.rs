@@ -187,6 +187,8 @@ pub enum Input<'a> {
     },
     /// An operator sets or clears the override.
     Override(Option<Override>),
+    /// A drill ended: close every circuit, since the failure was ours.
+    Reset,
 }
 
 /// What happened in a step, in order.

@@ -2,6 +2,7 @@
 
 mod entering;
 mod overrides;
+mod reset;
 mod ticks;
 mod trials;
 
@@ -66,6 +67,7 @@ impl Breaker {
                 },
             ),
             Input::Override(over) => stepping.set_override(over),
+            Input::Reset => stepping.reset(),
         }
         stepping.finish()
     }
