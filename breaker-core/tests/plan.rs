@@ -2,8 +2,15 @@
 
 mod steer;
 
-use breaker_core::plan::{Change, PlanInput, plan};
-use steer::{admits, at, input, order, share_of, shares, takes, unknown};
+use std::collections::BTreeMap;
+
+use breaker_core::{
+    Plan,
+    ids::RegionName,
+    plan::{Change, OriginPlan, PlanInput, RegionInput, RegionOrder, plan},
+};
+use proptest::prelude::*;
+use steer::{admits, at, input, order, region, share_of, shares, takes, unknown};
 
 fn check(input: &PlanInput, expected: &[&str]) {
     assert_eq!(shares(&plan(input, None, at(0))), expected);
@@ -85,7 +92,7 @@ fn without_capacities_a_survivor_takes_everything_and_a_ramp_takes_its_share() {
 
 #[test]
 fn a_learned_capacity_limits_guests_but_not_a_region_s_own_clients() {
-    let learned = |capacity| breaker_core::plan::RegionInput {
+    let learned = |capacity| RegionInput {
         configured: false,
         ..takes(capacity)
     };
@@ -103,7 +110,7 @@ fn a_learned_capacity_limits_guests_but_not_a_region_s_own_clients() {
 
 #[test]
 fn drained_and_unheard_of_regions_get_nothing() {
-    let drained = breaker_core::plan::RegionInput {
+    let drained = RegionInput {
         drained: true,
         ..takes(1000.0)
     };
@@ -200,7 +207,7 @@ fn away_at_once_and_back_a_part_a_second() {
 #[test]
 fn nothing_moves_back_into_a_region_that_is_not_calm() {
     let origins = [("a b", 500.0)];
-    let uneasy = breaker_core::plan::RegionInput {
+    let uneasy = RegionInput {
         calm: false,
         ..takes(1000.0)
     };
@@ -269,4 +276,219 @@ fn a_few_percent_are_no_reason_for_a_new_plan_and_an_overfilled_region_is() {
     assert_eq!(change(822.0), Change::None);
     assert_eq!(change(850.0), Change::Urgent);
     assert_eq!(change(700.0), Change::None);
+}
+
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+fn regions() -> impl Strategy<Value = BTreeMap<RegionName, RegionInput>> {
+    let admission = prop_oneof![3 => Just(1.0), 1 => Just(0.0), 1 => 0.0..1.0];
+    let one = (
+        prop::option::weighted(0.8, 0.0..2000.0),
+        any::<bool>(),
+        admission,
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.8),
+    )
+        .prop_map(
+            |(capacity, configured, admission, drained, calm)| RegionInput {
+                capacity,
+                configured: configured && capacity.is_some(),
+                admission,
+                drained,
+                calm,
+            },
+        );
+    prop::collection::vec(one, NAMES.len()).prop_map(|regions| {
+        let names = NAMES.iter().map(|name| region(name));
+        names.zip(regions).collect()
+    })
+}
+
+fn orders() -> impl Strategy<Value = RegionOrder> {
+    let names: Vec<RegionName> = NAMES.iter().map(|name| region(name)).collect();
+    (Just(names).prop_shuffle(), 1..=NAMES.len()).prop_map(|(mut names, length)| {
+        names.truncate(length);
+        names
+    })
+}
+
+fn inputs() -> impl Strategy<Value = PlanInput> {
+    let demand = prop_oneof![1 => Just(0.0), 9 => 0.0..2000.0];
+    let origins = prop::collection::btree_map(orders(), demand, 1..5);
+    (regions(), origins, 0.1..=1.0, 0.01..=1.0).prop_map(|(regions, origins, u, failback)| {
+        PlanInput {
+            regions,
+            origins,
+            target_utilization: u,
+            failback_per_second: failback,
+        }
+    })
+}
+
+/// Two moments of one service.
+fn moments() -> impl Strategy<Value = (PlanInput, PlanInput, u64)> {
+    (inputs(), regions(), 0.5..1.5, 0..5000_u64).prop_map(|(before, regions, factor, later)| {
+        let mut now = before.clone();
+        now.regions = regions;
+        now.origins.values_mut().for_each(|d| *d *= factor);
+        (before, now, later)
+    })
+}
+
+/// Requests a second that a region may get, of guests and of its own clients.
+fn room(input: &PlanInput, made: &Plan, name: &RegionName) -> f64 {
+    let region = &input.regions[name];
+    if region.drained || region.admission <= 0.0 {
+        return 0.0;
+    }
+    let own = |(order, _): &(&RegionOrder, &OriginPlan)| order.first() == Some(name);
+    let own: f64 = made
+        .origins
+        .iter()
+        .filter(own)
+        .map(|(_, origin)| origin.demand)
+        .sum();
+    match region.capacity {
+        None => f64::INFINITY,
+        Some(capacity) => {
+            let room = input.target_utilization * region.admission * capacity;
+            match region.configured {
+                true => room,
+                // Learned from its own clients, whom it does not limit.
+                false => room.max(region.admission * own),
+            }
+        }
+    }
+}
+
+fn close(left: f64, right: f64) -> bool {
+    (left - right).abs() <= 1e-6 * left.abs().max(right.abs()).max(1.0)
+}
+
+proptest! {
+    #[test]
+    fn no_region_gets_more_than_it_takes((before, now, later) in moments()) {
+        let first = plan(&before, None, at(0));
+        let made = plan(&now, Some(&first), at(later));
+        for (name, figures) in &made.regions {
+            let room = room(&now, &made, name);
+            prop_assert!(figures.planned <= room * (1.0 + 1e-9) + 1e-6, "{name}: {made:?}");
+        }
+    }
+
+    #[test]
+    fn no_request_is_lost_or_counted_twice((before, now, later) in moments()) {
+        let first = plan(&before, None, at(0));
+        let made = plan(&now, Some(&first), at(later));
+        let mut shed = 0.0;
+        for (order, origin) in &made.origins {
+            prop_assert_eq!(origin.shares.len(), order.len());
+            prop_assert_eq!(origin.headrooms.len(), order.len());
+            let all = origin.shares.iter().chain(&origin.headrooms);
+            prop_assert!(all.clone().all(|share| (0.0..=1.0).contains(share)), "{made:?}");
+            let sum: f64 = origin.shares.iter().sum();
+            prop_assert!(sum <= 1.0 + 1e-9);
+            shed += (1.0 - sum) * origin.demand;
+        }
+        prop_assert!(close(shed, made.shed), "{shed} {made:?}");
+        let planned: f64 = made.regions.values().map(|figures| figures.planned).sum();
+        prop_assert!(close(planned + made.shed, made.demand()), "{made:?}");
+    }
+
+    #[test]
+    fn nothing_is_shed_while_a_region_of_its_order_has_room((before, now, later) in moments()) {
+        let first = plan(&before, None, at(0));
+        let made = plan(&now, Some(&first), at(later));
+        for (order, origin) in &made.origins {
+            let shed = (1.0 - origin.shares.iter().sum::<f64>()) * origin.demand;
+            if shed <= 1e-6 * origin.demand.max(1.0) {
+                continue;
+            }
+            for (at, name) in order.iter().enumerate() {
+                let region = &now.regions[name];
+                let full = match region.capacity {
+                    _ if region.drained => true,
+                    // Of what nobody knows, as much as its breaker admits.
+                    None => origin.shares[at] >= region.admission - 1e-6,
+                    Some(capacity) => {
+                        let room = now.target_utilization * region.admission * capacity;
+                        made.regions[name].planned >= room - 1e-6
+                    }
+                };
+                prop_assert!(full, "{name} has room: {made:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn headrooms_fit_all_at_the_same_time(input in inputs()) {
+        let made = plan(&input, None, at(0));
+        for (name, figures) in &made.regions {
+            let further = |(order, origin): (&RegionOrder, &OriginPlan)| {
+                let at = order.iter().position(|n| n == name)?;
+                Some(origin.headrooms[at] * origin.demand)
+            };
+            let further: f64 = made.origins.iter().filter_map(further).sum();
+            let room = room(&input, &made, name);
+            prop_assert!(figures.planned + further <= room * (1.0 + 1e-9) + 1e-6, "{made:?}");
+        }
+    }
+
+    #[test]
+    fn without_haste_traffic_moves_back_only_so_fast((before, now, later) in moments()) {
+        // Everything that was somewhere still fits there: only then is there time.
+        let mut now = now;
+        now.origins.clone_from(&before.origins);
+        let first = plan(&before, None, at(0));
+        let made = plan(&now, Some(&first), at(later));
+        for (order, origin) in &made.origins {
+            let old = &first.origins[order];
+            let stays = old.shares.iter().zip(order).all(|(share, name)| {
+                let room = room(&now, &made, name);
+                let full = made.regions[name].planned >= room - 1e-6;
+                let unknown = now.regions[name].capacity.is_none();
+                let fits = !unknown || *share <= now.regions[name].admission + 1e-9;
+                *share <= 1e-9 || (!full && fits)
+            });
+            let whole = old.shares.iter().sum::<f64>() > 1.0 - 1e-9;
+            if !stays || !whole || origin.demand <= 0.0 || order.len() < 2 {
+                continue;
+            }
+            let rise = origin.shares[0] - old.shares[0];
+            let calm = now.regions[&order[0]].calm;
+            let seconds = later as f64 / 1000.0;
+            let longest = (0.02 / now.failback_per_second).max(0.2);
+            let most = now.failback_per_second * seconds.min(longest);
+            let most = if calm { most } else { 0.0 };
+            prop_assert!(rise <= most + 1e-6, "{rise} > {most}: {first:?} {made:?}");
+        }
+    }
+
+    #[test]
+    fn names_and_their_order_make_no_difference(input in inputs()) {
+        // Renamed so that every map runs the other way round.
+        let other = |name: &RegionName| {
+            let at = NAMES.iter().position(|n| *n == name.as_str());
+            region(NAMES[NAMES.len() - 1 - at.expect("a known name")])
+        };
+        let renamed = PlanInput {
+            regions: input.regions.iter().map(|(n, r)| (other(n), *r)).collect(),
+            origins: input
+                .origins
+                .iter()
+                .map(|(order, demand)| (order.iter().map(other).collect(), *demand))
+                .collect(),
+            ..input.clone()
+        };
+        let (one, two) = (plan(&input, None, at(0)), plan(&renamed, None, at(0)));
+        prop_assert!(close(one.shed, two.shed));
+        for (order, origin) in &one.origins {
+            let twin: RegionOrder = order.iter().map(other).collect();
+            let twin = &two.origins[&twin];
+            let all = origin.shares.iter().chain(&origin.headrooms);
+            for (one, two) in all.zip(twin.shares.iter().chain(&twin.headrooms)) {
+                prop_assert!(close(*one, *two), "{origin:?} {twin:?}");
+            }
+        }
+    }
 }
