@@ -33,8 +33,8 @@ pub const GRANTS_WAITING: usize = 64;
 pub struct Agents {
     inner: Mutex<BTreeMap<AgentId, Arc<Session>>>,
     next: AtomicU64,
-    /// An agent joined.
-    pub joined: Notify,
+    /// An agent joined, or its stream ended.
+    pub moved: Notify,
 }
 
 /// One agent's stream.
@@ -156,7 +156,7 @@ impl Agents {
             who,
         });
         agents.insert(session.who.agent.clone(), session.clone());
-        self.joined.notify_one();
+        self.moved.notify_one();
         Ok((session, granted))
     }
 
@@ -168,6 +168,7 @@ impl Agents {
         if goodbye && current.is_some_and(|s| s.number == session.number) {
             agents.remove(&session.who.agent);
         }
+        self.moved.notify_one();
     }
 
     /// A connected agent.

@@ -30,7 +30,7 @@ use crate::{
 /// Parts are worked out this often.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// And at once when an agent joins, but not more often than this.
+/// And at once when an agent comes or goes, but not more often than this.
 const SPACING: Duration = Duration::from_millis(100);
 
 /// A lease holds until its agent was not heard of for this long: two heartbeats.
@@ -64,7 +64,7 @@ pub async fn run(plane: Arc<Plane>) {
         granting.pass().await;
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
-            () = plane.agents.joined.notified() => tokio::time::sleep(SPACING).await,
+            () = plane.agents.moved.notified() => tokio::time::sleep(SPACING).await,
             () = until_set(&plane.ending) => return,
         }
     }
@@ -91,9 +91,11 @@ struct OfQuota {
     telling: Telling,
 }
 
-/// A lease that is out, and to which stream it went.
+/// A lease that is out, and to which stream it went when.
+#[derive(Clone, Copy)]
 struct Given {
     stream: u64,
+    at: Timestamp,
     lease: Lease,
 }
 
@@ -244,43 +246,57 @@ impl OfQuota {
         let now = pass.crew.now;
         self.given.retain(|_, given| given.lease.expires > now);
         let mut found = Found::default();
-        let (mut live, mut claims) = (Vec::new(), Vec::new());
+        let mut live = Vec::new();
         for (agent, rates) in demand {
             found.view.wanted += rates.wanted;
             found.view.admitted += rates.admitted;
             found.view.agents += 1;
             match pass.crew.own.get(agent) {
-                Some(session) if !session.is_silent(now, VALID) => {
-                    live.push((agent, session));
-                    claims.push(Claim::of_agent(rates.wanted));
-                }
+                Some(session) if !session.is_silent(now, VALID) => live.push(Live {
+                    session,
+                    wanted: rates.wanted,
+                    unheard: self.unheard(session),
+                }),
                 // Its lease has run out with its silence.
                 Some(_) | None => found.reserved += pass.alone(),
             }
         }
         let part = self.part(pass, claim(&found.view));
-        let parts = split(part, found.reserved, &claims);
-        for ((agent, session), rate) in live.into_iter().zip(parts) {
+        for (live, rate) in live.iter().zip(split_live(part, found.reserved, &live)) {
             found.granted += rate;
-            let lease = Lease {
-                rate,
-                alone: pass.alone(),
-                expires: session.heard() + VALID,
-            };
-            let given = self.given.get(agent);
-            if given.is_some_and(|given| given.will_do(session.number, &lease, now)) {
-                continue;
-            }
-            let given = Given {
-                stream: session.number,
-                lease,
-            };
-            self.given.insert(agent.clone(), given);
-            let (service, key) = pass.quota;
-            let waiting = outbox.entry(agent.clone()).or_default();
-            waiting.push(((service.clone(), key), lease));
+            self.offer(pass, live.session, rate, outbox);
         }
         found
+    }
+
+    /// What an agent holds that was not heard of since it was given: it may be cut
+    /// off, and then would not hear of more.
+    fn unheard(&self, session: &Session) -> Option<f64> {
+        let given = self.given.get(&session.who.agent)?;
+        let heard = given.stream != session.number || session.heard() > given.at;
+        (!heard).then_some(given.lease.rate)
+    }
+
+    fn offer(&mut self, pass: &Pass<'_>, session: &Session, rate: f64, outbox: &mut Outbox) {
+        let (agent, now) = (&session.who.agent, pass.crew.now);
+        let lease = Lease {
+            rate,
+            alone: pass.alone(),
+            expires: session.heard() + VALID,
+        };
+        let given = self.given.get(agent);
+        if given.is_some_and(|given| given.will_do(session.number, &lease, now)) {
+            return;
+        }
+        let given = Given {
+            stream: session.number,
+            at: now,
+            lease,
+        };
+        self.given.insert(agent.clone(), given);
+        let (service, key) = pass.quota;
+        let waiting = outbox.entry(agent.clone()).or_default();
+        waiting.push(((service.clone(), key), lease));
     }
 
     /// This replica's part of the rate. Smaller at once, larger when it was due to
@@ -308,6 +324,34 @@ impl OfQuota {
         let parts = self.parts.iter().map(|(_, part)| *part);
         parts.fold(f64::INFINITY, f64::min)
     }
+}
+
+/// An agent that talks.
+struct Live<'a> {
+    session: &'a Session,
+    wanted: f64,
+    /// The lease that it has given no sign of life since.
+    unheard: Option<f64>,
+}
+
+/// Splits by demand, but who was not heard of since its last lease gets no more
+/// than that: the others have what it cannot be told of.
+fn split_live(part: f64, reserved: f64, live: &[Live<'_>]) -> Vec<f64> {
+    let claims: Vec<_> = live.iter().map(|l| Claim::of_agent(l.wanted)).collect();
+    let mut parts = split(part, reserved, &claims);
+    let held = |part: f64, live: &Live<'_>| live.unheard.filter(|held| *held < part);
+    let stay: Vec<_> = parts.iter().zip(live).map(|(p, l)| held(*p, l)).collect();
+    let others = claims.iter().zip(&stay).filter(|(_, stay)| stay.is_none());
+    let others: Vec<_> = others.map(|(claim, _)| *claim).collect();
+    if others.is_empty() {
+        return parts;
+    }
+    let stayed: f64 = stay.iter().flatten().sum();
+    let mut rest = split(part, reserved + stayed, &others).into_iter();
+    for (part, stay) in parts.iter_mut().zip(stay) {
+        *part = stay.or_else(|| rest.next()).unwrap_or_default();
+    }
+    parts
 }
 
 impl Given {
@@ -357,4 +401,95 @@ fn tell(plane: &Plane, pass: &Pass<'_>, total: QuotaView, news: News) -> Bytes {
         kind = event.kind().as_str_name(), "{}", event.summary
     );
     Bytes::from(event.encode_to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: f64 = 500.0;
+
+    /// Two replicas with four agents each.
+    struct Replica {
+        quota: OfQuota,
+        wanted: f64,
+        /// What the other one knows of it, and since when.
+        told: (Timestamp, f64),
+    }
+
+    fn view(wanted: f64) -> QuotaView {
+        QuotaView {
+            wanted,
+            agents: 4,
+            ..QuotaView::default()
+        }
+    }
+
+    fn part(replica: &mut Replica, other: Option<f64>, now: Timestamp) -> f64 {
+        let pay = ServiceName::new("pay").expect("a valid name");
+        let others = other.map(|wanted| (ReplicaId::new("other"), view(wanted)));
+        let crew = Crew {
+            now,
+            own: BTreeMap::new(),
+            known: 8,
+            accompanied: true,
+        };
+        let pass = Pass {
+            quota: (&pay, 0),
+            rate: RATE,
+            crew: &crew,
+            others: others.as_slice(),
+            asked: true,
+        };
+        replica.quota.part(&pass, claim(&view(replica.wanted)))
+    }
+
+    #[test]
+    fn parts_of_two_replicas_never_exceed_the_rate_while_demand_moves() {
+        let start = Timestamp::from_millis(1_000_000);
+        let new = |wanted| Replica {
+            quota: OfQuota::default(),
+            wanted,
+            told: (start, wanted),
+        };
+        let mut pair = [new(900.0), new(100.0)];
+        let mut low = RATE;
+        for millis in (0..60_000).step_by(500) {
+            let now = start + Duration::from_millis(millis);
+            // Every ten seconds the clients move to the other replica.
+            let here = usize::from(millis / 10_000 % 2 == 1);
+            (pair[here].wanted, pair[1 - here].wanted) = (900.0, 100.0);
+            for replica in &mut pair {
+                if now.since(replica.told.0) >= Duration::from_secs(1) {
+                    replica.told = (now, replica.wanted);
+                }
+            }
+            let told = [pair[0].told.1, pair[1].told.1];
+            let sum: f64 = [0, 1]
+                .map(|i| part(&mut pair[i], Some(told[1 - i]), now))
+                .iter()
+                .sum();
+            assert!(sum <= RATE * 1.001, "{sum} after {millis} ms");
+            if millis % 10_000 > 3_000 {
+                low = low.min(sum);
+            }
+        }
+        assert!(
+            low >= RATE * 0.999,
+            "and all of it is used again soon: {low}"
+        );
+    }
+
+    #[test]
+    fn a_replica_whose_peer_is_gone_takes_the_whole_rate() {
+        let start = Timestamp::from_millis(1_000_000);
+        let mut replica = Replica {
+            quota: OfQuota::default(),
+            wanted: 100.0,
+            told: (start, 100.0),
+        };
+        let first = part(&mut replica, Some(900.0), start);
+        assert!(first < 0.2 * RATE, "{first}");
+        assert_eq!(part(&mut replica, None, start), RATE);
+    }
 }

@@ -166,7 +166,8 @@ pub(super) fn hex(key: u64) -> String {
 /// Writes this replica's figures for Prometheus.
 pub fn write(plane: &Plane, page: &mut Page) {
     let quotas = plane.quotas.lock();
-    let gauges: [(&str, &str, fn(&OfService) -> f64); 4] = [
+    type Value = fn(&OfService) -> f64;
+    let gauges: [(&str, &str, Value); 4] = [
         (
             "wanted",
             "Requests that this replica's agents had for a quota, per second.",
