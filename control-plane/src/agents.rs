@@ -12,11 +12,11 @@ use std::{
 use breaker_core::{AgentId, BackendName, PopId, Timestamp};
 use rampmeter_api::{convert::duration, v1};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 
-use crate::store::AgentPresence;
+use crate::{quota, store::AgentPresence};
 
 /// An agent that says nothing for this long is gone: five heartbeats.
 pub const SILENCE: Duration = Duration::from_secs(5);
@@ -33,6 +33,8 @@ pub const GRANTS_WAITING: usize = 64;
 pub struct Agents {
     inner: Mutex<BTreeMap<AgentId, Arc<Session>>>,
     next: AtomicU64,
+    /// An agent joined, or its stream ended.
+    pub moved: Notify,
 }
 
 /// One agent's stream.
@@ -47,11 +49,15 @@ pub struct Session {
     /// When it was last heard of, in milliseconds of the store's clock.
     heard: AtomicU64,
     gone: AtomicBool,
+    /// Its stream ended because it fell silent.
+    lost: AtomicBool,
     told: Mutex<Told>,
     /// The heartbeat that it has not answered yet, and when it was sent.
     pinged: Mutex<Option<(u64, Instant)>>,
     /// Trials on their way to it.
     pub grants: mpsc::Sender<Grant>,
+    /// Quotas on their way to it.
+    pub quotas: quota::Slot,
     /// Why its stream must end; empty while it need not.
     pub dismissed: watch::Sender<String>,
 }
@@ -141,13 +147,16 @@ impl Agents {
             connected: now,
             heard: AtomicU64::new(now.as_millis()),
             gone: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             told: Mutex::new(told),
             pinged: Mutex::default(),
             grants,
+            quotas: quota::Slot::default(),
             dismissed: watch::Sender::new(String::new()),
             who,
         });
         agents.insert(session.who.agent.clone(), session.clone());
+        self.moved.notify_one();
         Ok((session, granted))
     }
 
@@ -159,6 +168,7 @@ impl Agents {
         if goodbye && current.is_some_and(|s| s.number == session.number) {
             agents.remove(&session.who.agent);
         }
+        self.moved.notify_one();
     }
 
     /// A connected agent.
@@ -171,6 +181,16 @@ impl Agents {
     pub fn connected(&self) -> Vec<Arc<Session>> {
         let agents = self.lock();
         agents.values().filter(|s| !s.is_gone()).cloned().collect()
+    }
+
+    /// Agents that may send by what they were last granted: connected ones, and
+    /// those whose stream ended because they fell silent, as long as they count as
+    /// known. Such a one may live, behind a path that is broken.
+    pub fn may_send(&self, now: Timestamp) -> Vec<Arc<Session>> {
+        let agents = self.lock();
+        let lost = |s: &Session| s.lost.load(Ordering::Relaxed) && now.since(s.heard()) < KNOWN_FOR;
+        let may_send = agents.values().filter(|s| !s.is_gone() || lost(s));
+        may_send.cloned().collect()
     }
 
     /// What this replica tells the others: also of agents that left without a
@@ -195,6 +215,16 @@ impl Session {
     /// When it was last heard of.
     pub fn heard(&self) -> Timestamp {
         Timestamp::from_millis(self.heard.load(Ordering::Relaxed))
+    }
+
+    /// It said nothing for as long as `limit`, or its stream has ended.
+    pub fn is_silent(&self, now: Timestamp, limit: Duration) -> bool {
+        self.is_gone() || now.since(self.heard()) >= limit
+    }
+
+    /// Its stream ends because it fell silent.
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
     }
 
     /// Its stream has ended.

@@ -4,6 +4,7 @@ use breaker_core::{
     BackendName, Breaker, Version,
     breaker::{Happening, StateName},
     evidence::Suspect,
+    ids::ServiceName,
 };
 use bytes::Bytes;
 use prost::Message;
@@ -12,7 +13,7 @@ use rampmeter_api::{
     v1,
 };
 
-use crate::plane::Plane;
+use crate::{plane::Plane, quota::News, store::QuotaView};
 
 /// Longest summary: a refused file can have a thousand errors.
 const SUMMARY_LIMIT: usize = 4000;
@@ -68,6 +69,45 @@ pub fn of_step(
 pub fn of_suspect(plane: &Plane, name: &BackendName, suspect: &Suspect) -> Bytes {
     let event = event::suspect(suspect, stamp(plane, Some(name), None));
     Bytes::from(event.encode_to_vec())
+}
+
+/// A quota began, or ceased, to refuse requests. `total` is the fleet's.
+pub fn of_quota(
+    plane: &Plane,
+    service: &ServiceName,
+    key: u64,
+    rate: f64,
+    total: QuotaView,
+    news: News,
+) -> v1::Event {
+    let of_key = match key {
+        0 => String::new(),
+        key => format!(" for key {key:016x}"),
+    };
+    let QuotaView {
+        wanted,
+        admitted,
+        agents,
+    } = total;
+    let (kind, what) = match news {
+        News::Exhausted => (
+            v1::EventKind::QuotaExhausted,
+            format!("is exhausted: {agents} agents want {wanted:.0}/s, {admitted:.0}/s pass"),
+        ),
+        News::Recovered { lasted, refused } => (
+            v1::EventKind::QuotaRecovered,
+            format!(
+                "refuses nothing any more: {agents} agents want {wanted:.0}/s; over {:.0} s it \
+                 refused {refused:.0} requests",
+                lasted.as_secs_f64()
+            ),
+        ),
+    };
+    let summary = format!("the quota of {service}{of_key}, {rate}/s, {what}");
+    v1::Event {
+        service: service.as_str().to_owned(),
+        ..stamp(plane, None, None).event(kind, summary)
+    }
 }
 
 /// Counts transitions and tells the log, one wide line each.

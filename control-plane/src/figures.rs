@@ -2,6 +2,7 @@
 //! evidence is judged by, and the figures that people read.
 
 mod intake;
+pub mod quotas;
 mod rates;
 
 use std::{
@@ -36,6 +37,8 @@ const RETRY_AFTER_SPAN: Duration = Duration::from_secs(10);
 /// All figures of this replica.
 #[derive(Debug, Default)]
 pub struct Figures {
+    /// Demand on quotas.
+    pub quotas: quotas::Quotas,
     backends: Mutex<HashMap<BackendName, OfBackend>>,
 }
 

@@ -137,6 +137,7 @@ fn metrics(plane: &Plane) -> String {
         revision,
     );
     states(plane, &mut page);
+    crate::quota::write(plane, &mut page);
     plane.metrics.write(&mut page);
     page.finish()
 }

@@ -109,6 +109,8 @@ pub struct Metrics {
     pub convergence: Durations,
     /// From a report of trouble to the end of the round that looked at it.
     pub decide: Durations,
+    /// Quota leases this replica granted or renewed.
+    pub quota_grants: Counter,
     /// Connections turned away at the gRPC port.
     pub turned_away: Counter,
     calls: Mutex<BTreeMap<&'static str, Calls>>,
@@ -163,6 +165,8 @@ impl Metrics {
         );
         let text = "Commits another replica was faster with.";
         page.counter("commits_lost_total", text, &self.commits_lost);
+        let text = "Quota leases granted or renewed here.";
+        page.counter("quota_leases_granted_total", text, &self.quota_grants);
         let text = "Connections turned away at the gRPC port.";
         page.counter("connections_refused_total", text, &self.turned_away);
         let name = "rampmeter_control_convergence_seconds";

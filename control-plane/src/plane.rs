@@ -21,6 +21,7 @@ use crate::{
     figures::Figures,
     metrics::Metrics,
     peers::Peers,
+    quota::Quotas,
     store::{Answer, EventPage, EventQuery, ReplicaId, Store, StoreError, SyncReply, SyncRequest},
     stream::HelloLimit,
     table::Table,
@@ -48,6 +49,8 @@ pub struct Plane {
     pub agents: Agents,
     /// What they saw.
     pub figures: Figures,
+    /// What they want of quotas, and what other replicas' agents do.
+    pub quotas: Quotas,
     /// What readers are shown.
     pub board: Board,
     /// How fast agents are let in.
@@ -82,6 +85,7 @@ impl Plane {
             table: Table::new(),
             agents: Agents::default(),
             figures: Figures::default(),
+            quotas: Quotas::default(),
             board: Board::default(),
             hellos: HelloLimit::default(),
             peers: Peers::default(),

@@ -15,6 +15,7 @@ use crate::{
     coordinator::Coordinator,
     health, http, peers,
     plane::{Plane, until_set},
+    quota,
     services::{fleet::Reader, operator::Operator},
     settle,
     store::{ReplicaId, Store},
@@ -107,6 +108,7 @@ fn spawn(
     tasks.spawn(async move { config::watch(&shared, file).await });
     let shared = of(plane);
     tasks.spawn(async move { settle::run(&shared).await });
+    tasks.spawn(quota::run(of(plane)));
     tasks.spawn(http::serve(of(plane), listener));
 }
 

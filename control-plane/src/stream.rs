@@ -54,6 +54,9 @@ async fn run(
         end = reading::run(&plane, &session, inbound, answers) => end,
         () = writing::run(&plane, accepted, &outbound, answered) => reading::End::Lost,
     };
+    if matches!(end, reading::End::Silent) {
+        session.lose();
+    }
     plane
         .agents
         .leave(&session, matches!(end, reading::End::Goodbye));

@@ -53,7 +53,7 @@ pub struct Noted {
 }
 
 impl Noted {
-    fn note(&mut self, words: impl FnOnce() -> String) {
+    pub(super) fn note(&mut self, words: impl FnOnce() -> String) {
         self.count += 1;
         if self.count == 1 {
             self.first = words();

@@ -17,6 +17,7 @@ use super::{paging, status};
 use crate::{
     config::Fleet,
     plane::Plane,
+    quota,
     store::{EventCursor, EventQuery},
 };
 
@@ -98,6 +99,9 @@ impl FleetService for Reader {
         Ok(Response::new(v1::GetServiceResponse {
             service: found.map(|(name, service)| render::service(name, service)),
             backends: self.backends(&fleet, name)?,
+            quotas: found.map_or_else(Vec::new, |(name, _)| {
+                quota::status(&self.plane, &fleet, name)
+            }),
             ..v1::GetServiceResponse::default()
         }))
     }

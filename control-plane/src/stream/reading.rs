@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use breaker_core::BackendName;
+use breaker_core::{BackendName, ids::ServiceName};
 use rampmeter_api::{
     convert::words,
     v1::{self, connect_request::Message},
@@ -12,6 +12,7 @@ use tonic::{Status, Streaming};
 
 use crate::{
     agents::{SILENCE, Session},
+    figures::Noted,
     plane::{Plane, TrialAnswer},
     services::status,
     wire::{Inbound, REPORT_LIMIT},
@@ -130,16 +131,26 @@ impl Reader<'_> {
         let now = self.plane.clock.now();
         let figures = &self.plane.figures;
         let intake = figures.record(&who.agent, &who.pop, report, known, now);
+        let has_quota = |name: &ServiceName| {
+            let service = fleet.config.services.get(name);
+            service.is_some_and(|s| s.throttle.is_some())
+        };
+        let quotas = figures.quotas.record(&who.agent, report, has_quota, now);
         if !intake.urgent.is_empty() {
             metrics.reports_urgent.add(1);
             self.plane.mailbox.urge(intake.urgent);
         }
         metrics.unknown_backends.add(intake.unknown.count);
-        metrics.figures_cut.add(intake.cut.count);
         self.log_unknown(intake.unknown.first);
-        if intake.cut.count > 0 && !std::mem::replace(&mut self.cut_logged, true) {
+        self.count_cuts(&intake.cut);
+        self.count_cuts(&quotas);
+    }
+
+    fn count_cuts(&mut self, cut: &Noted) {
+        self.plane.metrics.figures_cut.add(cut.count);
+        if cut.count > 0 && !std::mem::replace(&mut self.cut_logged, true) {
             tracing::warn!(
-                agent = %who.agent, count = intake.cut.count, first = %intake.cut.first,
+                agent = %self.session.who.agent, count = cut.count, first = %cut.first,
                 "a report claims more than can be true; it is cut, and cuts are counted from here on"
             );
         }

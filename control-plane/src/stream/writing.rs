@@ -79,6 +79,7 @@ impl Writer<'_> {
         mut granted: mpsc::Receiver<Grant>,
         mut answers: mpsc::Receiver<u64>,
     ) -> Result<(), Gone> {
+        let session = self.session.clone();
         let mut table = self.plane.table.watch();
         let mut fleet = self.plane.fleet.subscribe();
         let mut settled = self.plane.settled.subscribe();
@@ -101,6 +102,7 @@ impl Writer<'_> {
                 _ = settled.changed() => {}
                 _ = dismissed.changed() => {}
                 Some(grant) = granted.recv() => self.send_grant(&grant).await?,
+                () = session.quotas.filled() => self.send_quotas().await?,
                 Some(nonce) = answers.recv() => {
                     self.send(Message::Heartbeat(v1::Heartbeat { nonce })).await?;
                 }
@@ -174,6 +176,15 @@ impl Writer<'_> {
         let place = self.outbound.reserve().await.map_err(|_| Gone)?;
         if let Some(grant) = grant.wire(self.plane.clock.now()) {
             place.send(Ok(encoded(Message::TrialGrant(grant))));
+        }
+        Ok(())
+    }
+
+    async fn send_quotas(&self) -> Result<(), Gone> {
+        // The place first, as above; what comes meanwhile replaces what waits.
+        let place = self.outbound.reserve().await.map_err(|_| Gone)?;
+        if let Some(grant) = self.session.quotas.take(self.plane.clock.now()) {
+            place.send(Ok(encoded(Message::QuotaGrant(grant))));
         }
         Ok(())
     }

@@ -34,7 +34,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint},
+};
 
 /// Longest wait for anything that happens soon.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -122,9 +125,12 @@ impl Replica {
         served.expect("no panic").expect("no error");
     }
 
+    fn endpoint(&self) -> Endpoint {
+        Channel::from_shared(format!("http://{}", self.address)).expect("a URL")
+    }
+
     async fn channel(&self) -> Channel {
-        let endpoint = Channel::from_shared(format!("http://{}", self.address)).expect("a URL");
-        endpoint.connect().await.expect("it listens")
+        self.endpoint().connect().await.expect("it listens")
     }
 
     pub(crate) async fn fleet(&self) -> FleetServiceClient<Channel> {
@@ -159,6 +165,14 @@ impl Replica {
         self.try_agent(hello(name, pop)).await.expect("let in")
     }
 
+    /// An agent whose transport takes little that it has not read.
+    pub(crate) async fn slow_agent(&self, name: &str, pop: &str) -> Agent {
+        let endpoint = self.endpoint().initial_stream_window_size(Some(65_535));
+        let channel = endpoint.connect().await.expect("it listens");
+        let hello = Up::Hello(hello(name, pop));
+        stream(channel, hello).await.expect("let in")
+    }
+
     pub(crate) async fn try_agent(&self, hello: v1::Hello) -> Result<Agent, Status> {
         let mut agent = self.stream(Up::Hello(hello)).await?;
         agent.welcome = agent
@@ -172,21 +186,21 @@ impl Replica {
 
     /// A stream that starts with any message.
     pub(crate) async fn stream(&self, first: Up) -> Result<Agent, Status> {
-        let (up, requests) = mpsc::channel(64);
-        up.send(request(first)).await.expect("room");
-        let mut client =
-            AgentServiceClient::new(self.channel().await).max_decoding_message_size(usize::MAX);
-        let down = client
-            .connect(ReceiverStream::new(requests))
-            .await?
-            .into_inner();
-        Ok(Agent {
-            up,
-            down,
-            sequence: 0,
-            welcome: v1::Welcome::default(),
-        })
+        stream(self.channel().await, first).await
     }
+}
+
+async fn stream(channel: Channel, first: Up) -> Result<Agent, Status> {
+    let (up, requests) = mpsc::channel(64);
+    up.send(request(first)).await.expect("room");
+    let mut client = AgentServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+    let down = client.connect(ReceiverStream::new(requests)).await?;
+    Ok(Agent {
+        up,
+        down: down.into_inner(),
+        sequence: 0,
+        welcome: v1::Welcome::default(),
+    })
 }
 
 pub(crate) fn hello(name: &str, pop: &str) -> v1::Hello {
@@ -303,6 +317,27 @@ impl Agent {
         let report = v1::Report {
             sequence: self.sequence,
             backends: vec![backend],
+            ..v1::Report::default()
+        };
+        self.say(Up::Report(report)).await;
+    }
+
+    /// Reports demand on a service's quotas: key, wanted, admitted.
+    pub(crate) async fn report_quota(&mut self, service: &str, quotas: &[(u64, u64, u64)]) {
+        let quota = |&(key_hash, wanted, admitted): &(u64, u64, u64)| v1::QuotaReport {
+            key_hash,
+            wanted,
+            admitted,
+        };
+        let service = v1::ServiceReport {
+            service: service.to_owned(),
+            quotas: quotas.iter().map(quota).collect(),
+            ..v1::ServiceReport::default()
+        };
+        self.sequence += 1;
+        let report = v1::Report {
+            sequence: self.sequence,
+            services: vec![service],
             ..v1::Report::default()
         };
         self.say(Up::Report(report)).await;

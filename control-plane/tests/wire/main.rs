@@ -7,5 +7,6 @@ mod harness;
 mod loops;
 mod operators;
 mod ports;
+mod quotas;
 mod readers;
 mod replicas;
