@@ -182,7 +182,7 @@ pub(in crate::store) async fn a_repeated_commit_is_recognised(place: &impl Place
     let query = EventQuery {
         backend: Some(name),
         limit: 10,
-        before: None,
+        ..EventQuery::default()
     };
     assert_eq!(b.events(query).await.expect("events").events, events());
 }

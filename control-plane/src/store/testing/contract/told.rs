@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::Place;
 use crate::store::{
-    ConfigRecord, EventQuery, Hint, Hints, PutConfig, Store,
+    About, ConfigRecord, EventQuery, Hint, Hints, PutConfig, Store,
     testing::{DEADLINE, backend, eventually, open_until},
 };
 
@@ -14,9 +14,12 @@ pub(in crate::store) async fn events_are_listed_newest_first_in_pages(place: &im
     let store = place.join("a").await;
     let names: Vec<_> = (0..7).map(|n| backend(&format!("pay/r{n}"))).collect();
     for n in 0..60 {
-        let name = names.get(n % 8).cloned();
+        let about = names
+            .get(n % 8)
+            .cloned()
+            .map_or(About::Fleet, About::Backend);
         let event = Bytes::from(format!("{n:03}"));
-        store.append(name, vec![event]).await.expect("an append");
+        store.append(about, vec![event]).await.expect("an append");
     }
     let all = list(&*store, None, 1_000).await;
     let expected: Vec<_> = (0..60).rev().map(|n| format!("{n:03}")).collect();
@@ -43,7 +46,7 @@ async fn list(store: &dyn Store, region: Option<u32>, limit: usize) -> Vec<Strin
     let mut query = EventQuery {
         backend: region.map(|n| backend(&format!("pay/r{n}"))),
         limit,
-        before: None,
+        ..EventQuery::default()
     };
     let mut events = Vec::new();
     loop {
@@ -111,7 +114,7 @@ pub(in crate::store) async fn hints_name_what_changed(place: &impl Place) {
         wait_for(hints, &Hint::Config).await;
     }
     let event = vec![Bytes::from("e")];
-    a.append(None, event).await.expect("an append");
+    a.append(About::Fleet, event).await.expect("an append");
     for hints in &mut hints {
         wait_for(hints, &Hint::Events).await;
     }
