@@ -78,7 +78,8 @@ pub fn timestamp(value: Timestamp) -> prost_types::Timestamp {
 pub fn from_timestamp(value: &prost_types::Timestamp) -> Option<Timestamp> {
     let seconds = u64::try_from(value.seconds).ok()?;
     let millis = u64::try_from(value.nanos).ok()? / 1_000_000;
-    Some(Timestamp::from_millis(seconds.checked_mul(1000)? + millis))
+    let millis = seconds.checked_mul(1000)?.checked_add(millis)?;
+    Some(Timestamp::from_millis(millis))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::{
     config::Fleet,
     events,
     plane::{Plane, TrialAnswer, until_set},
-    store::{Hint, REPAIR_GRACE, StoreError, SyncReply, SyncRequest},
+    store::{About, Hint, REPAIR_GRACE, StoreError, SyncReply, SyncRequest},
 };
 use due::Due;
 use learning::Memory;
@@ -107,7 +107,7 @@ impl Coordinator {
         self.plane.news.send_modify(|news| *news += 1);
         match hint {
             Hint::Backend(name) => self.due.urge(name, now),
-            Hint::Events => {}
+            Hint::Service(_) | Hint::Events => {}
             Hint::Config => {
                 // Tried again by the watcher of the configuration.
                 let _ = crate::config::refresh(&self.plane).await;
@@ -198,7 +198,7 @@ impl Coordinator {
         // Lost with the store; the log has it.
         let _ = self
             .plane
-            .ask("append", self.plane.store.append(None, news))
+            .ask("append", self.plane.store.append(About::Fleet, news))
             .await;
     }
 

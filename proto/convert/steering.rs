@@ -9,7 +9,7 @@ use breaker_core::{
     steering::{Drain, Drill, DrillReport, DrillState, Fault, Guard},
 };
 
-use super::{WireError, decision::MAX_AHEAD, duration, duration_up_to, timestamp};
+use super::{WireError, decision::MAX_AHEAD, duration, duration_up_to, from_timestamp, timestamp};
 use crate::v1;
 
 /// Most regions in an order, and orders in a decision, that are believed.
@@ -310,6 +310,87 @@ pub fn drill(drill: &Drill) -> v1::Drill {
         end_time: Some(timestamp(drill.ends)),
         report: Some(report(&drill.report)),
     }
+}
+
+/// From what [`drill`] made. `success_rate`, which readers are not told, is 0.
+pub fn from_drill(wire: &v1::Drill) -> Result<Drill, WireError> {
+    let pops = wire.pops.iter().map(|pop| PopId::new(pop));
+    let guard = wire.guard.as_ref().ok_or(WireError::Missing {
+        field: "drill.guard",
+    })?;
+    Ok(Drill {
+        id: wire.id.clone(),
+        backend: BackendName::parse(&wire.backend)?,
+        fault: fault("drill.fault", wire.fault, wire.delay.as_ref())?,
+        share: share("drill.share", wire.share)?,
+        pops: pops.collect::<Result<_, _>>()?,
+        guard: Guard {
+            min_success_rate: share("drill.guard.min_success_rate", guard.min_success_rate)?,
+            max_latency_p99: from_duration("drill.guard.max_latency_p99", &guard.max_latency_p99)?,
+            grace: from_duration("drill.guard.grace", &guard.grace)?.unwrap_or_default(),
+        },
+        success_rate: 0.0,
+        state: from_state(wire.state)?,
+        actor: wire.actor.clone(),
+        reason: wire.reason.clone(),
+        started: from_time("drill.start_time", &wire.start_time)?,
+        ends: from_time("drill.end_time", &wire.end_time)?,
+        report: from_report(&wire.report.clone().unwrap_or_default())?,
+    })
+}
+
+fn from_state(state: i32) -> Result<DrillState, WireError> {
+    let field = "drill.state";
+    match v1::DrillState::try_from(state) {
+        Ok(v1::DrillState::Running) => Ok(DrillState::Running),
+        Ok(v1::DrillState::Passed) => Ok(DrillState::Passed),
+        Ok(v1::DrillState::Failed) => Ok(DrillState::Failed),
+        Ok(v1::DrillState::GuardTripped) => Ok(DrillState::GuardTripped),
+        Ok(v1::DrillState::Stopped) => Ok(DrillState::Stopped),
+        Ok(v1::DrillState::Unspecified) => Err(WireError::Missing { field }),
+        Err(_) => Err(WireError::range(field, state, "1 to 5")),
+    }
+}
+
+fn from_report(wire: &v1::DrillReport) -> Result<DrillReport, WireError> {
+    let rates = |rates: &[v1::RegionRate]| {
+        let rate = |rate: &v1::RegionRate| {
+            let valid = rate.per_second.is_finite() && rate.per_second >= 0.0;
+            match valid {
+                true => Ok((RegionName::new(&rate.region)?, rate.per_second)),
+                false => Err(WireError::range("rate", rate.per_second, "0 and up")),
+            }
+        };
+        rates.iter().map(rate).collect::<Result<_, _>>()
+    };
+    Ok(DrillReport {
+        detected_after: from_duration("report.detected_after", &wire.detected_after)?,
+        moved_after: from_duration("report.moved_after", &wire.moved_after)?,
+        requests: wire.requests,
+        succeeded: wire.succeeded,
+        failed: wire.failed,
+        shed: wire.shed,
+        worst_latency_p99: from_duration("report.worst_latency_p99", &wire.worst_latency_p99)?,
+        before: rates(&wire.before)?,
+        at_end: rates(&wire.at_end)?,
+        summary: wire.summary.clone(),
+    })
+}
+
+fn from_duration(
+    field: &'static str,
+    value: &Option<prost_types::Duration>,
+) -> Result<Option<Duration>, WireError> {
+    let read = |value| duration_up_to(field, Some(value), Duration::MAX);
+    value.as_ref().map(read).transpose()
+}
+
+fn from_time(
+    field: &'static str,
+    value: &Option<prost_types::Timestamp>,
+) -> Result<Timestamp, WireError> {
+    let value = value.as_ref().ok_or(WireError::Missing { field })?;
+    from_timestamp(value).ok_or_else(|| WireError::range(field, value, "1970 and later"))
 }
 
 fn report(report: &DrillReport) -> v1::DrillReport {

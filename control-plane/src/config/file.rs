@@ -18,6 +18,7 @@ use super::{ApplyError, apply, digest, refresh};
 use crate::{
     events,
     plane::{Plane, pause},
+    store::About,
 };
 
 /// How often the file is looked at.
@@ -195,7 +196,9 @@ impl Watched {
         let summary = format!("{source} was refused, revision {stays} stays: {errors}");
         let event = events::of_config(plane, v1::EventKind::ConfigRefused, summary, &source);
         let news = vec![Bytes::from(event.encode_to_vec())];
-        let appended = plane.ask("append", plane.store.append(None, news)).await;
+        let appended = plane
+            .ask("append", plane.store.append(About::Fleet, news))
+            .await;
         if appended.is_ok() {
             self.refused = errors;
         }

@@ -15,7 +15,7 @@ use crate::{
     clock::jitter,
     commit::{ATTEMPTS, Attempt, Known},
     events,
-    store::{BackendState, ReplicaView, StoreError},
+    store::{About, BackendState, ReplicaView, StoreError},
 };
 
 impl Coordinator {
@@ -115,7 +115,10 @@ impl Coordinator {
         }
         let (news, _) = events::of_step(&self.plane, &known.name, &known.breaker, happenings);
         events::tell(&self.plane, &known.name, known.breaker.version, happenings);
-        let append = self.plane.store.append(Some(known.name.clone()), news);
+        let append = self
+            .plane
+            .store
+            .append(About::Backend(known.name.clone()), news);
         // Lost with the store; the log has it.
         let _ = self.plane.ask("append", append).await;
     }
@@ -142,7 +145,10 @@ impl Coordinator {
             .iter()
             .map(|s| events::of_suspect(&self.plane, &known.name, s))
             .collect();
-        let append = self.plane.store.append(Some(known.name.clone()), news);
+        let append = self
+            .plane
+            .store
+            .append(About::Backend(known.name.clone()), news);
         // Lost with the store; the log has it.
         let _ = self.plane.ask("append", append).await;
     }

@@ -226,6 +226,7 @@ impl FleetService for Reader {
         };
         let query = EventQuery {
             backend: event_filter(&request.backend)?,
+            service: None,
             limit: paging::size(request.page_size)?,
             before,
         };

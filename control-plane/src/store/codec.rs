@@ -6,16 +6,24 @@
 //! commit is recognised.
 
 mod breaker;
+mod service_view;
+mod steering;
 mod view;
 
 use std::time::Duration;
 
-use breaker_core::{AgentId, PopId, Timestamp, ids::NameError};
+use breaker_core::{
+    AgentId, ByPriority, Mix, PopId, Timestamp,
+    ids::{NameError, RegionName},
+    plan::RegionOrder,
+};
 use prost::Message;
-use rampmeter_api::store as stored;
+use rampmeter_api::{convert::WireError, store as stored};
 
-use super::{AgentPresence, ConfigRecord, Presence};
+use super::{AgentPresence, Candidate, ConfigRecord, Presence};
 pub(super) use breaker::{decode_record, encode_record};
+pub(super) use service_view::{decode_service_view, encode_service_view};
+pub(super) use steering::{decode_steering, encode_steering};
 pub(super) use view::{decode_view, encode_view};
 
 /// Why stored bytes make no sense.
@@ -28,6 +36,8 @@ pub(super) enum Unreadable {
     },
     #[error(transparent)]
     Name(#[from] NameError),
+    #[error(transparent)]
+    Wire(#[from] WireError),
     #[error("{0} is missing")]
     Missing(&'static str),
     #[error("{what} is {value}, which is out of range")]
@@ -50,6 +60,40 @@ fn finite(what: &'static str, value: f64) -> Decoded<f64> {
         return Ok(value);
     }
     Err(range(what, value))
+}
+
+fn by_priority(rates: &ByPriority) -> Vec<f64> {
+    rates.0.to_vec()
+}
+
+/// Four, or none for zeros.
+fn read_by_priority(what: &'static str, rates: &[f64]) -> Decoded<ByPriority> {
+    if rates.is_empty() {
+        return Ok(ByPriority::default());
+    }
+    let four = <[f64; 4]>::try_from(rates);
+    let four = four.map_err(|_| range("the number of priorities", rates.len()))?;
+    for rate in four {
+        finite(what, rate)?;
+    }
+    Ok(ByPriority(four))
+}
+
+/// None for the default, which is what a service without traffic has.
+fn mix(mix: &Mix) -> Vec<f64> {
+    match *mix == Mix::default() {
+        true => Vec::new(),
+        false => by_priority(&mix.shares()),
+    }
+}
+
+fn read_mix(shares: &[f64]) -> Decoded<Mix> {
+    read_by_priority("a mix's share", shares).map(Mix::of)
+}
+
+fn read_order(order: &[String]) -> Decoded<RegionOrder> {
+    let region = |region: &String| Ok(RegionName::new(region)?);
+    order.iter().map(region).collect()
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -114,7 +158,14 @@ pub(super) fn encode_config(config: &ConfigRecord) -> Vec<u8> {
         applied_ms: config.applied.as_millis(),
         source: config.source.clone(),
         digests: config.digests.clone(),
-        candidate: None,
+        candidate: config.candidate.as_ref().map(|candidate| {
+            Box::new(stored::ConfigRecord {
+                yaml: candidate.yaml.clone(),
+                applied_ms: candidate.applied.as_millis(),
+                source: candidate.source.clone(),
+                ..stored::ConfigRecord::default()
+            })
+        }),
     }
     .encode_to_vec()
 }
@@ -128,7 +179,11 @@ pub(super) fn decode_config(bytes: &[u8]) -> Decoded<ConfigRecord> {
         applied: Timestamp::from_millis(config.applied_ms),
         source: config.source,
         digests: config.digests,
-        candidate: None,
+        candidate: config.candidate.map(|candidate| Candidate {
+            yaml: candidate.yaml,
+            applied: Timestamp::from_millis(candidate.applied_ms),
+            source: candidate.source,
+        }),
     })
 }
 

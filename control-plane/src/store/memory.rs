@@ -15,9 +15,9 @@ use bytes::Bytes;
 use tokio::{sync::broadcast, time::Instant};
 
 use super::{
-    Answer, BackendState, Commit, CommitService, ConfigRecord, EventCursor, EventPage, EventQuery,
-    HINTS_KEPT, Hint, Hints, Presence, PutConfig, REPLICA_TTL, Record, ReplicaId, ReplicaView,
-    Store, StoreError, SyncReply, SyncRequest, plausible,
+    About, Answer, Commit, CommitService, ConfigRecord, Current, EventCursor, EventPage,
+    EventQuery, HINTS_KEPT, Hint, Hints, Presence, PutConfig, REPLICA_TTL, Record, ReplicaId,
+    Store, SyncReply, SyncRequest, plausible, subject::Subject,
 };
 
 /// Events kept in memory: at some KiB each, tens of MiB at most.
@@ -40,16 +40,22 @@ struct Shared {
 #[derive(Default)]
 struct State {
     epoch: u64,
-    records: BTreeMap<BackendName, Kept>,
-    registers: BTreeMap<BackendName, BTreeMap<ReplicaId, (Timestamp, ReplicaView)>>,
+    backends: Table<BackendName>,
+    services: Table<ServiceName>,
     replicas: BTreeMap<ReplicaId, (Timestamp, Presence)>,
     config: Option<ConfigRecord>,
-    events: VecDeque<(EventCursor, Option<BackendName>, Bytes)>,
+    events: VecDeque<(EventCursor, About, Bytes)>,
     appended: u64,
 }
 
-struct Kept {
-    record: Record,
+/// What is kept of backends, or of services.
+struct Table<S: Subject> {
+    records: BTreeMap<S, Kept<S::Record>>,
+    registers: BTreeMap<S, BTreeMap<ReplicaId, (Timestamp, S::View)>>,
+}
+
+struct Kept<R> {
+    record: R,
     /// Who committed it; `None` if it was adopted.
     by: Option<ReplicaId>,
     /// What it was before this epoch, while nothing was decided in this epoch.
@@ -103,49 +109,182 @@ impl MemoryStore {
         // Nobody listening is fine.
         let _ = self.shared.hints.send(hint);
     }
+
+    fn commit_record<S: Tabled>(
+        &self,
+        name: S,
+        expected: Option<Version>,
+        mut next: S::Record,
+        events: Vec<Bytes>,
+    ) -> Commit<S::Record> {
+        let mut state = self.state();
+        let version = state.version(expected.map_or(0, |version| version.revision) + 1);
+        S::set_version(&mut next, version);
+        let table = S::table(&mut state);
+        let current = table.records.get(&name);
+        if current.is_some_and(|c| c.by.as_ref() == Some(&self.replica) && c.record == next) {
+            return Commit::Done(version);
+        }
+        if table.version(&name) != expected {
+            return Commit::Lost(current.map(|c| Box::new(c.record.clone())));
+        }
+        let kept = Kept {
+            record: next,
+            by: Some(self.replica.clone()),
+            origin: None,
+        };
+        table.records.insert(name.clone(), kept);
+        let about: About = name.into();
+        state.append(self.now(), &about, events);
+        self.hint(about.into());
+        Commit::Done(version)
+    }
 }
 
+/// Where the state of its kind is.
+trait Tabled: Subject {
+    fn table(state: &mut State) -> &mut Table<Self>;
+}
+
+impl Tabled for BackendName {
+    fn table(state: &mut State) -> &mut Table<Self> {
+        &mut state.backends
+    }
+}
+
+impl Tabled for ServiceName {
+    fn table(state: &mut State) -> &mut Table<Self> {
+        &mut state.services
+    }
+}
+
+impl<S: Subject> Default for Table<S> {
+    fn default() -> Self {
+        Self {
+            records: BTreeMap::new(),
+            registers: BTreeMap::new(),
+        }
+    }
+}
+
+impl<S: Subject> Table<S> {
+    fn version(&self, name: &S) -> Option<Version> {
+        let kept = self.records.get(name)?;
+        Some(S::version(&kept.record))
+    }
+
+    fn start_epoch(&mut self, epoch: u64) {
+        for kept in self.records.values_mut() {
+            let version = S::version(&kept.record);
+            kept.origin = Some(version);
+            S::set_version(&mut kept.record, Version { epoch, ..version });
+        }
+    }
+
+    fn write(&mut self, name: &S, replica: &ReplicaId, now: Timestamp, view: S::View) {
+        let register = self.registers.entry(name.clone()).or_default();
+        register.insert(replica.clone(), (now, view));
+    }
+
+    fn drop_older(&mut self, oldest: Timestamp) {
+        self.registers.retain(|_, register| {
+            register.retain(|_, (at, _)| *at >= oldest);
+            !register.is_empty()
+        });
+    }
+
+    fn current(&self, name: S, epoch: u64, reader: &ReplicaId) -> Current<S, S::Record, S::View> {
+        let record = self.records.get(&name).map(|kept| kept.record.clone());
+        let views = self.registers.get(&name).into_iter().flatten();
+        Current {
+            epoch,
+            version: self.version(&name),
+            record,
+            others: views
+                .filter(|(replica, _)| *replica != reader)
+                .map(|(replica, (_, view))| (replica.clone(), view.clone()))
+                .collect(),
+            name,
+        }
+    }
+}
+
+/// What a sync asks of one kind: names, with the views to write.
+type Asked<S> = Vec<(S, Option<<S as Subject>::View>)>;
+
 impl State {
+    /// Takes over what agents hold, and asks for it.
+    fn adopt_all<S: Tabled>(
+        &mut self,
+        held: Vec<(S, S::Record)>,
+        asked: &mut Asked<S>,
+    ) -> Vec<Hint> {
+        let adopt = |(name, held): (S, S::Record)| {
+            asked.push((name.clone(), None));
+            self.adopt(name, held)
+        };
+        held.into_iter().filter_map(adopt).collect()
+    }
+
     /// Takes over what an agent holds, if nothing newer is known. Says what
     /// changed by it.
-    fn adopt(&mut self, name: &BackendName, mut held: Record) -> Option<Hint> {
-        let version = held.breaker.version;
-        let current = self.records.get(name).map(|k| k.record.breaker.version);
-        let behind = version.epoch >= self.epoch && Some(version) > current;
+    fn adopt<S: Tabled>(&mut self, name: S, mut held: S::Record) -> Option<Hint> {
+        let version = S::version(&held);
         if !plausible(version) {
             return None;
         }
+        let current = S::table(self).version(&name);
+        let behind = version.epoch >= self.epoch && Some(version) > current;
         if behind {
             self.start_epoch(version.epoch + 1);
         }
-        let revision = match self.records.get(name) {
+        let revision = match S::table(self).records.get(&name) {
             None => version.revision.max(1),
-            Some(kept) if kept.origin.is_some_and(|origin| version > origin) => version
-                .revision
-                .max(kept.record.breaker.version.revision + 1),
+            Some(kept) if kept.origin.is_some_and(|origin| version > origin) => {
+                let current = S::version(&kept.record);
+                version.revision.max(current.revision + 1)
+            }
             Some(_) => return None,
         };
-        let origin = Some(version);
-        held.breaker.version = self.version(revision);
+        S::set_version(&mut held, self.version(revision));
         let kept = Kept {
             record: held,
             by: None,
-            origin,
+            origin: Some(version),
         };
-        self.records.insert(name.clone(), kept);
+        S::table(self).records.insert(name.clone(), kept);
         Some(if behind {
             Hint::Everything
         } else {
-            Hint::Backend(name.clone())
+            name.into().into()
         })
     }
 
     fn start_epoch(&mut self, epoch: u64) {
         self.epoch = epoch;
-        for kept in self.records.values_mut() {
-            kept.origin = Some(kept.record.breaker.version);
-            kept.record.breaker.version.epoch = epoch;
+        self.backends.start_epoch(epoch);
+        self.services.start_epoch(epoch);
+    }
+
+    /// Writes the views of `asked`, and reads what it names, ordered by name.
+    fn exchange<S: Tabled>(
+        &mut self,
+        asked: Asked<S>,
+        replica: &ReplicaId,
+        now: Timestamp,
+    ) -> Vec<Current<S, S::Record, S::View>> {
+        let epoch = self.epoch;
+        let table = S::table(self);
+        let mut names = BTreeSet::new();
+        for (name, view) in asked {
+            if let Some(view) = view {
+                table.write(&name, replica, now, view);
+            }
+            names.insert(name);
         }
+        table.drop_older(now - REPLICA_TTL);
+        let current = |name| table.current(name, epoch, replica);
+        names.into_iter().map(current).collect()
     }
 
     fn version(&self, revision: u64) -> Version {
@@ -155,7 +294,7 @@ impl State {
         }
     }
 
-    fn append(&mut self, now: Timestamp, backend: Option<&BackendName>, events: Vec<Bytes>) {
+    fn append(&mut self, now: Timestamp, about: &About, events: Vec<Bytes>) {
         for event in events {
             self.appended += 1;
             let cursor = EventCursor {
@@ -163,58 +302,30 @@ impl State {
                 sequence: self.appended,
                 group: 0,
             };
-            self.events.push_back((cursor, backend.cloned(), event));
+            self.events.push_back((cursor, about.clone(), event));
         }
         let excess = self.events.len().saturating_sub(EVENTS_KEPT);
         self.events.drain(..excess);
     }
-
-    fn backend(&self, name: &BackendName, reader: &ReplicaId, oldest: Timestamp) -> BackendState {
-        let record = self.records.get(name).map(|kept| kept.record.clone());
-        let views = self.registers.get(name).into_iter().flatten();
-        BackendState {
-            name: name.clone(),
-            epoch: self.epoch,
-            version: record.as_ref().map(|record| record.breaker.version),
-            record,
-            others: views
-                .filter(|(replica, (at, _))| *replica != reader && *at >= oldest)
-                .map(|(replica, (_, view))| (replica.clone(), view.clone()))
-                .collect(),
-        }
-    }
 }
 
 impl Store for MemoryStore {
-    fn sync(&self, request: SyncRequest) -> Answer<'_, SyncReply> {
+    fn sync(&self, mut request: SyncRequest) -> Answer<'_, SyncReply> {
         Box::pin(async move {
             let mut state = self.state();
             let now = self.now();
-            let mut names: BTreeSet<_> = request.read.into_iter().collect();
-            for (name, held) in request.held {
-                if let Some(hint) = state.adopt(&name, held) {
-                    self.hint(hint);
-                }
-                names.insert(name);
+            let (mut backends, mut services) = (request.backends(), request.services);
+            // First all that is held: it may start a new epoch for everything.
+            let mut hints = state.adopt_all(request.held, &mut backends);
+            hints.extend(state.adopt_all(request.held_services, &mut services));
+            for hint in hints {
+                self.hint(hint);
             }
-            for (name, view) in request.registers {
-                let register = state.registers.entry(name.clone()).or_default();
-                register.insert(self.replica.clone(), (now, view));
-                names.insert(name);
-            }
-            let oldest = now - REPLICA_TTL;
-            state.registers.retain(|_, register| {
-                register.retain(|_, (at, _)| *at >= oldest);
-                !register.is_empty()
-            });
-            let backends = names
-                .iter()
-                .map(|name| state.backend(name, &self.replica, oldest))
-                .collect();
             Ok(SyncReply {
                 now,
-                backends,
-                ..SyncReply::default()
+                backends: state.exchange(backends, &self.replica, now),
+                services: state.exchange(services, &self.replica, now),
+                corrupt: Vec::new(),
             })
         })
     }
@@ -223,47 +334,26 @@ impl Store for MemoryStore {
         &self,
         backend: BackendName,
         expected: Option<Version>,
-        mut next: Record,
+        next: Record,
         events: Vec<Bytes>,
     ) -> Answer<'_, Commit> {
-        Box::pin(async move {
-            let mut state = self.state();
-            let version = state.version(expected.map_or(0, |version| version.revision) + 1);
-            next.breaker.version = version;
-            let current = state.records.get(&backend);
-            if current.is_some_and(|c| c.by.as_ref() == Some(&self.replica) && c.record == next) {
-                return Ok(Commit::Done(version));
-            }
-            if current.map(|c| c.record.breaker.version) != expected {
-                let record = current.map(|c| Box::new(c.record.clone()));
-                return Ok(Commit::Lost(record));
-            }
-            let kept = Kept {
-                record: next,
-                by: Some(self.replica.clone()),
-                origin: None,
-            };
-            state.records.insert(backend.clone(), kept);
-            state.append(self.now(), Some(&backend), events);
-            self.hint(Hint::Backend(backend));
-            Ok(Commit::Done(version))
-        })
+        Box::pin(async move { Ok(self.commit_record(backend, expected, next, events)) })
     }
 
     fn commit_service(
         &self,
-        _: ServiceName,
-        _: Option<Version>,
-        _: Steering,
-        _: Vec<Bytes>,
+        service: ServiceName,
+        expected: Option<Version>,
+        next: Steering,
+        events: Vec<Bytes>,
     ) -> Answer<'_, CommitService> {
-        Box::pin(async { Err(StoreError::Wrong("not yet".to_owned())) })
+        Box::pin(async move { Ok(self.commit_record(service, expected, next, events)) })
     }
 
-    fn append(&self, backend: Option<BackendName>, events: Vec<Bytes>) -> Answer<'_, ()> {
+    fn append(&self, about: About, events: Vec<Bytes>) -> Answer<'_, ()> {
         Box::pin(async move {
-            self.state().append(self.now(), backend.as_ref(), events);
-            self.hint(backend.map_or(Hint::Events, Hint::Backend));
+            self.state().append(self.now(), &about, events);
+            self.hint(about.into());
             Ok(())
         })
     }
@@ -272,7 +362,8 @@ impl Store for MemoryStore {
         Box::pin(async move {
             let state = self.state();
             let older = |at: &EventCursor| query.before.is_none_or(|before| *at < before);
-            let wanted = |of: &Option<BackendName>| query.backend.is_none() || *of == query.backend;
+            let about = query.about();
+            let wanted = |of: &About| about.as_ref().is_none_or(|about| of == about);
             let mut found = state
                 .events
                 .iter()
@@ -307,7 +398,7 @@ impl Store for MemoryStore {
                 return Ok(PutConfig::Lost(current.cloned().map(Box::new)));
             }
             state.config = Some(next);
-            state.append(self.now(), None, events);
+            state.append(self.now(), &About::Fleet, events);
             self.hint(Hint::Config);
             Ok(PutConfig::Done)
         })

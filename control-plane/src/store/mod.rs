@@ -10,7 +10,8 @@
 //! What a caller may rely on:
 //! * a [`Store`] is one replica's handle; it remembers the records that it has
 //!   seen and commits them again when the store has lost them;
-//! * the version of a backend never decreases, whatever happens to the store;
+//! * the version of a backend or a service never decreases, whatever happens to
+//!   the store;
 //! * among commits on the same version one wins, the others get its record;
 //! * every call ends within [`CALL_LIMIT`], and fails fast while the store is away;
 //! * nothing is retried inside, and what decides may be repeated: registers are
@@ -19,6 +20,7 @@
 mod codec;
 pub mod memory;
 pub mod redis;
+mod subject;
 #[cfg(test)]
 mod testing;
 
@@ -31,6 +33,8 @@ use breaker_core::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::broadcast;
+
+pub use self::subject::About;
 
 /// Registers and presence of a replica that was not heard of for this long are
 /// gone: three calm syncs.
@@ -51,8 +55,8 @@ pub const MAX_VERSION: Version = Version {
     revision: 1 << 40,
 };
 
-/// Events kept for each group of backends; older ones are dropped. About
-/// twenty outages of ten backends that share a group.
+/// Events kept for each group of backends and services; older ones are dropped.
+/// About twenty outages of ten backends that share a group.
 pub const EVENTS_KEPT: usize = 500;
 
 /// Most events in one page: with evidence of a large fleet an event is some KiB.
@@ -105,7 +109,8 @@ pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 /// or may not have happened; the next sync tells.
 pub trait Store: Send + Sync {
     /// Writes this replica's registers, reads the other replicas' and the
-    /// committed records: one round trip for each group of backends touched.
+    /// committed records: one round trip for each group of backends and services
+    /// touched, all at once.
     ///
     /// Starts a new epoch, and commits again what this replica or its agents
     /// know, if the store turns out to have lost or changed its history.
@@ -135,9 +140,9 @@ pub trait Store: Send + Sync {
         events: Vec<Bytes>,
     ) -> Answer<'_, CommitService>;
 
-    /// Appends events that come with no commit; `None` for those of the fleet.
+    /// Appends events that come with no commit.
     /// Repeated after a lost answer, they may be listed twice, under one id.
-    fn append(&self, backend: Option<BackendName>, events: Vec<Bytes>) -> Answer<'_, ()>;
+    fn append(&self, about: About, events: Vec<Bytes>) -> Answer<'_, ()>;
 
     /// Events, newest first.
     fn events(&self, query: EventQuery) -> Answer<'_, EventPage>;
@@ -230,6 +235,16 @@ pub struct SyncRequest {
     pub held_services: Vec<(ServiceName, Steering)>,
 }
 
+impl SyncRequest {
+    /// Takes the backends to read, with this replica's views, as services are given.
+    fn backends(&mut self) -> Vec<(BackendName, Option<ReplicaView>)> {
+        let read = self.read.drain(..).map(|name| (name, None));
+        let registers = self.registers.drain(..);
+        let registers = registers.map(|(name, view)| (name, Some(view)));
+        read.chain(registers).collect()
+    }
+}
+
 /// What a sync found.
 #[derive(Debug, Clone, Default)]
 pub struct SyncReply {
@@ -244,18 +259,24 @@ pub struct SyncReply {
 }
 
 /// What the store holds of one backend.
+pub type BackendState = Current<BackendName, Record, ReplicaView>;
+
+/// What the store holds of one service.
+pub type ServiceState = Current<ServiceName, Steering, ServiceView>;
+
+/// What the store holds of one backend or service.
 #[derive(Debug, Clone)]
-pub struct BackendState {
-    /// The backend.
-    pub name: BackendName,
+pub struct Current<N, R, V> {
+    /// The backend or service.
+    pub name: N,
     /// The epoch in which the next commit will be.
     pub epoch: u64,
     /// What the next commit has to expect.
     pub version: Option<Version>,
     /// The committed record; `None` if there is none, or it could not be read.
-    pub record: Option<Record>,
+    pub record: Option<R>,
     /// The live views of the *other* replicas; the caller has its own.
-    pub others: Vec<(ReplicaId, ReplicaView)>,
+    pub others: Vec<(ReplicaId, V)>,
 }
 
 /// What is committed for one backend.
@@ -352,38 +373,17 @@ pub struct QuotaView {
     pub agents: u32,
 }
 
-/// What the store holds of one service.
-#[derive(Debug, Clone)]
-pub struct ServiceState {
-    /// The service.
-    pub name: ServiceName,
-    /// The epoch in which the next commit will be.
-    pub epoch: u64,
-    /// What the next commit has to expect.
-    pub version: Option<Version>,
-    /// The committed record; `None` if there is none, or it could not be read.
-    pub record: Option<Steering>,
-    /// The live views of the *other* replicas; the caller has its own.
-    pub others: Vec<(ReplicaId, ServiceView)>,
+/// How a commit ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Commit<R = Record> {
+    /// It is the record now, in this version.
+    Done(Version),
+    /// Somebody else was first: this is the record.
+    Lost(Option<Box<R>>),
 }
 
 /// How a commit about a service ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum CommitService {
-    /// It is the record now, in this version.
-    Done(Version),
-    /// Somebody else was first: this is the record.
-    Lost(Option<Box<Steering>>),
-}
-
-/// How a commit ended.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Commit {
-    /// It is the record now, in this version.
-    Done(Version),
-    /// Somebody else was first: this is the record.
-    Lost(Option<Box<Record>>),
-}
+pub type CommitService = Commit<Steering>;
 
 /// How a change of the fleet file ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -463,6 +463,8 @@ pub struct AgentPresence {
 pub struct EventQuery {
     /// Of this backend; `None` for all, the fleet's included.
     pub backend: Option<BackendName>,
+    /// Of this service as a whole, where no backend is named; `None` for all.
+    pub service: Option<ServiceName>,
     /// At most this many, up to [`EVENTS_PAGE`].
     pub limit: usize,
     /// Only those older than this: [`EventPage::next`].
@@ -478,6 +480,12 @@ pub(crate) fn plausible(version: Version) -> bool {
 impl EventQuery {
     fn page_size(&self) -> usize {
         self.limit.clamp(1, EVENTS_PAGE)
+    }
+
+    /// Only those about this; `None` for all.
+    fn about(&self) -> Option<About> {
+        let service = || self.service.clone().map(About::Service);
+        self.backend.clone().map(About::Backend).or_else(service)
     }
 }
 
@@ -497,7 +505,7 @@ pub struct EventCursor {
     pub(crate) millis: u64,
     /// Its place within the millisecond.
     pub(crate) sequence: u64,
-    /// Its group of backends.
+    /// Its group.
     pub(crate) group: u16,
 }
 
@@ -534,12 +542,24 @@ impl std::str::FromStr for EventCursor {
 pub enum Hint {
     /// This backend's record, or its events.
     Backend(BackendName),
+    /// This service's record, or its events.
+    Service(ServiceName),
     /// The fleet file.
     Config,
     /// The fleet's own events.
     Events,
     /// Hints were missed: look at everything.
     Everything,
+}
+
+impl From<About> for Hint {
+    fn from(about: About) -> Self {
+        match about {
+            About::Fleet => Self::Events,
+            About::Backend(name) => Self::Backend(name),
+            About::Service(name) => Self::Service(name),
+        }
+    }
 }
 
 /// A subscription to hints.

@@ -1,7 +1,7 @@
 //! The store that any number of replicas share: one Redis or Valkey.
 //!
-//! Keys are in 256 groups of backends, and one for the fleet, by hash tag: all
-//! that a script touches is in one slot, and passed in KEYS, so that a Cluster
+//! Keys are in 256 groups of backends and services, and one for the fleet, by hash
+//! tag: all that a script touches is in one slot, and passed in KEYS, so that a Cluster
 //! can hold them. This file alone knows a key.
 //!
 //! | key | holds | lives |
@@ -13,8 +13,8 @@
 //! | `rm:{fleet}:config`, `…:replicas`, `…:meta`, `…:events` | the fleet's | as above |
 //! | `rm:{…}:hints:DB` | a channel for each group; channels ignore databases | |
 //!
-//! The number of commands depends on backends and how often replicas sync: not
-//! on requests, not on agents.
+//! The number of commands depends on backends, services and how often replicas
+//! sync: not on requests, not on agents.
 
 mod check;
 mod events;
@@ -41,19 +41,19 @@ use self::{
     seen::Seen,
 };
 use super::{
-    Answer, Commit, CommitService, ConfigRecord, Corrupt, EVENTS_KEPT, EventPage, EventQuery,
-    HINTS_KEPT, Hint, Hints, OpenError, Presence, PutConfig, REPLICA_TTL, Record, ReplicaId, Store,
-    StoreError, SyncReply, SyncRequest, codec,
+    About, Answer, Commit, CommitService, ConfigRecord, Corrupt, EVENTS_KEPT, EventPage,
+    EventQuery, HINTS_KEPT, Hint, Hints, OpenError, Presence, PutConfig, REPLICA_TTL, Record,
+    ReplicaId, Store, StoreError, SyncReply, SyncRequest, codec, subject::Subject,
 };
 
-/// Groups of backends: enough to spread over any Cluster, few enough to list.
+/// Groups of backends and services: enough to spread over any Cluster, few enough to list.
 const GROUPS: u16 = 256;
 
 /// Where hints are listened for. An access list must allow a pattern literally,
 /// so it is the one that people write: `&rm:*`.
 const CHANNELS: &str = "rm:*";
 
-/// A group of backends that share a slot, or the fleet's own.
+/// A group of backends and services that share a slot, or the fleet's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Group(u16);
 
@@ -61,14 +61,13 @@ impl Group {
     const FLEET: Self = Self(GROUPS);
 
     /// By FNV-1a, which is the same everywhere and for ever.
-    fn of(backend: &BackendName) -> Self {
+    fn of(about: &About) -> Self {
+        if *about == About::Fleet {
+            return Self::FLEET;
+        }
         let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-        let hash = backend.as_str().bytes().fold(0x811c_9dc5, step);
+        let hash = about.as_str().bytes().fold(0x811c_9dc5, step);
         Self((hash % u32::from(GROUPS)) as u16)
-    }
-
-    fn of_events(backend: Option<&BackendName>) -> Self {
-        backend.map_or(Self::FLEET, Self::of)
     }
 
     fn all() -> impl Iterator<Item = Self> {
@@ -141,22 +140,23 @@ impl RedisStore {
         self.link.run(run).await
     }
 
-    async fn commit_record(
+    async fn commit_record<S: Subject>(
         &self,
-        backend: BackendName,
+        name: S,
         expected: Option<Version>,
-        mut next: Record,
+        next: S::Record,
         events: Vec<Bytes>,
-    ) -> Result<Commit, StoreError> {
-        let group = Group::of(&backend);
-        let body = codec::encode_record(&next);
+    ) -> Result<Commit<S::Record>, StoreError> {
+        let about = name.into();
+        let group = Group::of(&about);
+        let body = S::encode(&next);
         let expect = expected.unwrap_or_default();
         let mut call = self.scripts.commit.prepare_invoke();
         for noun in ["meta", "records", "events"] {
             call.key(group.key(noun));
         }
         self.seen().header(group, self.channel(group), &mut call);
-        call.arg(self.replica.as_str()).arg(backend.as_str());
+        call.arg(self.replica.as_str()).arg(about.as_str());
         call.arg(expect.epoch).arg(expect.revision).arg(&body);
         call.arg(EVENTS_KEPT);
         for event in &events {
@@ -167,49 +167,42 @@ impl RedisStore {
         let version = Version { epoch, revision };
         match outcome.as_str() {
             "done" => {
-                next.breaker.version = version;
-                self.seen().learn(&backend, &next, body);
+                self.seen().learn(&about, version, body);
                 Ok(Commit::Done(version))
             }
-            "lost" => self.lost(&backend, version, current),
+            "lost" => self.lost::<S>(&about, version, current),
             _ => Err(StoreError::Repairing),
         }
     }
 
-    fn lost(
+    fn lost<S: Subject>(
         &self,
-        backend: &BackendName,
+        about: &About,
         version: Version,
         body: Option<Vec<u8>>,
-    ) -> Result<Commit, StoreError> {
+    ) -> Result<Commit<S::Record>, StoreError> {
         // In another epoch a sync must first bring what we know to it.
-        let seen = self.seen().version(backend);
+        let seen = self.seen().version(about);
         if seen.is_some_and(|seen| version < seen || version.epoch > seen.epoch) {
             return Err(StoreError::Repairing);
         }
         let Some(body) = body else {
             return Ok(Commit::Lost(None));
         };
-        let record = codec::decode_record(&body, version)
-            .map_err(|reason| unreadable(Group::of(backend), "records", backend, &reason))?;
-        self.seen().learn(backend, &record, body);
+        let record = S::decode(&body, version)
+            .map_err(|reason| unreadable(Group::of(about), "records", about, &reason))?;
+        self.seen().learn(about, version, body);
         Ok(Commit::Lost(Some(Box::new(record))))
     }
 
-    async fn append_events(
-        &self,
-        backend: Option<BackendName>,
-        events: Vec<Bytes>,
-    ) -> Result<(), StoreError> {
-        let group = Group::of_events(backend.as_ref());
-        let name = backend.as_ref().map_or("", BackendName::as_str);
-        let hint = if name.is_empty() {
-            "e".to_owned()
-        } else {
-            format!("b{name}")
+    async fn append_events(&self, about: About, events: Vec<Bytes>) -> Result<(), StoreError> {
+        let group = Group::of(&about);
+        let hint = match about {
+            About::Fleet => "e".to_owned(),
+            About::Backend(_) | About::Service(_) => format!("b{about}"),
         };
         let mut call = self.scripts.append.key(group.key("events"));
-        call.arg(self.channel(group)).arg(hint).arg(name);
+        call.arg(self.channel(group)).arg(hint).arg(about.as_str());
         call.arg(EVENTS_KEPT);
         for event in &events {
             call.arg(&event[..]);
@@ -313,8 +306,8 @@ impl Listener for Hinter {
         let hint = match payload.split_first() {
             Some((b'b', name)) => std::str::from_utf8(name)
                 .ok()
-                .and_then(|name| BackendName::parse(name).ok())
-                .map(Hint::Backend),
+                .and_then(|name| About::parse(name).ok())
+                .map(Hint::from),
             Some((b'c', _)) => Some(Hint::Config),
             Some((b'e', _)) => Some(Hint::Events),
             Some((b'*', _)) => Some(Hint::Everything),
@@ -342,16 +335,16 @@ impl Store for RedisStore {
 
     fn commit_service(
         &self,
-        _: ServiceName,
-        _: Option<Version>,
-        _: Steering,
-        _: Vec<Bytes>,
+        service: ServiceName,
+        expected: Option<Version>,
+        next: Steering,
+        events: Vec<Bytes>,
     ) -> Answer<'_, CommitService> {
-        Box::pin(async { Err(StoreError::Wrong("not yet".to_owned())) })
+        Box::pin(self.commit_record(service, expected, next, events))
     }
 
-    fn append(&self, backend: Option<BackendName>, events: Vec<Bytes>) -> Answer<'_, ()> {
-        Box::pin(self.append_events(backend, events))
+    fn append(&self, about: About, events: Vec<Bytes>) -> Answer<'_, ()> {
+        Box::pin(self.append_events(about, events))
     }
 
     fn events(&self, query: EventQuery) -> Answer<'_, EventPage> {

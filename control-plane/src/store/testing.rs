@@ -2,6 +2,7 @@
 
 pub(super) mod contract;
 pub(super) mod redis_server;
+mod sample;
 
 use std::{future::Future, time::Duration};
 
@@ -11,7 +12,8 @@ use breaker_core::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{BackendState, Record, ReplicaView, Store, StoreError, SyncReply, SyncRequest};
+pub(super) use self::sample::{Sample, State, marked};
+use super::{Record, ReplicaView, Store, StoreError, SyncReply, SyncRequest};
 
 /// Longer than anything here takes; a test that reaches it has failed.
 pub(super) const DEADLINE: Duration = Duration::from_secs(15);
@@ -99,20 +101,17 @@ pub(super) async fn sync(store: &dyn Store, request: SyncRequest) -> SyncReply {
     store.sync(request).await.expect("a sync")
 }
 
-/// What the store holds of one backend.
-pub(super) async fn read(store: &dyn Store, name: &BackendName) -> BackendState {
+/// What the store holds of one backend or service.
+pub(super) async fn read<S: Sample>(store: &dyn Store, name: &S) -> State<S> {
     try_read(store, name).await.expect("a sync")
 }
 
-pub(super) async fn try_read(
+pub(super) async fn try_read<S: Sample>(
     store: &dyn Store,
-    name: &BackendName,
-) -> Result<BackendState, StoreError> {
-    let request = SyncRequest {
-        read: vec![name.clone()],
-        ..SyncRequest::default()
-    };
-    let mut reply = store.sync(request).await?;
-    assert_eq!(reply.backends.len(), 1, "asked for one");
-    Ok(reply.backends.remove(0))
+    name: &S,
+) -> Result<State<S>, StoreError> {
+    let request = S::request(vec![(name.clone(), None)], vec![]);
+    let mut found = S::found(store.sync(request).await?);
+    assert_eq!(found.len(), 1, "asked for one");
+    Ok(found.remove(0))
 }

@@ -17,7 +17,7 @@ use control_plane::{
     config::ConfigFile,
     serve,
     store::{
-        Answer, Commit, CommitService, ConfigRecord, EventPage, EventQuery, Hints, Presence,
+        About, Answer, Commit, CommitService, ConfigRecord, EventPage, EventQuery, Hints, Presence,
         PutConfig, Record, ReplicaId, Store, StoreError, SyncReply, SyncRequest,
         memory::MemoryStore,
     },
@@ -430,8 +430,8 @@ impl Store for Switched {
         self.when_on(self.inner.commit_service(service, expected, next, events))
     }
 
-    fn append(&self, backend: Option<BackendName>, events: Vec<Bytes>) -> Answer<'_, ()> {
-        self.when_on(self.inner.append(backend, events))
+    fn append(&self, about: About, events: Vec<Bytes>) -> Answer<'_, ()> {
+        self.when_on(self.inner.append(about, events))
     }
 
     fn events(&self, query: EventQuery) -> Answer<'_, EventPage> {

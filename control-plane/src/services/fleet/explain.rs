@@ -37,6 +37,7 @@ pub(super) async fn explain(
         .flatten();
     let query = EventQuery {
         backend: Some(name.clone()),
+        service: None,
         limit: HISTORY,
         before: None,
     };

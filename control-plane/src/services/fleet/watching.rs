@@ -158,6 +158,7 @@ async fn latest(
 ) -> Result<Vec<v1::Event>, StoreError> {
     let query = EventQuery {
         backend: backend.cloned(),
+        service: None,
         limit: EVENTS,
         before: None,
     };

@@ -1,3 +1,5 @@
+mod services;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use breaker_core::{
@@ -252,15 +254,34 @@ fn presence() -> impl Strategy<Value = Presence> {
 }
 
 fn config() -> impl Strategy<Value = ConfigRecord> {
-    let parts = (any::<u64>(), ".*", timestamp(), ".*", vec(".*", 0..4));
-    parts.prop_map(|(revision, yaml, applied, source, digests)| ConfigRecord {
-        revision,
+    let candidate = (".*", timestamp(), ".*");
+    let candidate = candidate.prop_map(|(yaml, applied, source)| Candidate {
         yaml,
         applied,
         source,
-        digests,
-        candidate: None,
-    })
+    });
+    let parts = (any::<u64>(), ".*", timestamp(), ".*", vec(".*", 0..4));
+    (parts, option::of(candidate)).prop_map(
+        |((revision, yaml, applied, source, digests), candidate)| ConfigRecord {
+            revision,
+            yaml,
+            applied,
+            source,
+            digests,
+            candidate,
+        },
+    )
+}
+
+/// Field 1000 of bytes.
+const LATER: [u8; 6] = [0xC2, 0x3E, 3, 1, 2, 3];
+
+fn damaged(mut bytes: Vec<u8>, at: prop::sample::Index, with: u8) -> Vec<u8> {
+    if !bytes.is_empty() {
+        let at = at.index(bytes.len());
+        bytes[at] = with;
+    }
+    bytes
 }
 
 proptest! {
@@ -300,24 +321,15 @@ proptest! {
         at in any::<prop::sample::Index>(),
         with in any::<u8>(),
     ) {
-        let damage = |mut bytes: Vec<u8>| {
-            if !bytes.is_empty() {
-                let at = at.index(bytes.len());
-                bytes[at] = with;
-            }
-            bytes
-        };
-        let _ = decode_record(&damage(encode_record(&record)), Version::default());
-        let _ = decode_view(&damage(encode_view(&view)));
+        let _ = decode_record(&damaged(encode_record(&record), at, with), Version::default());
+        let _ = decode_view(&damaged(encode_view(&view), at, with));
     }
 
     #[test]
     fn fields_of_a_later_version_are_ignored(record in record(), view in view()) {
-        // Field 1000 of bytes.
-        let later = [0xC2, 0x3E, 3, 1, 2, 3];
-        let record_bytes = [encode_record(&record), later.to_vec()].concat();
+        let record_bytes = [encode_record(&record), LATER.to_vec()].concat();
         prop_assert_eq!(decode_record(&record_bytes, record.breaker.version).unwrap(), record);
-        let view_bytes = [encode_view(&view), later.to_vec()].concat();
+        let view_bytes = [encode_view(&view), LATER.to_vec()].concat();
         prop_assert_eq!(decode_view(&view_bytes).unwrap(), view);
     }
 }

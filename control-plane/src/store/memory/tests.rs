@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{EVENTS_KEPT, MemoryStore};
 use crate::store::{
-    EVENTS_PAGE, EventQuery, ReplicaId, Store,
+    About, EVENTS_PAGE, EventQuery, ReplicaId, Store,
     testing::contract::{Place, contract},
 };
 
@@ -20,7 +20,7 @@ contract!(MemoryStore::new(ReplicaId::new("first")));
 async fn old_events_are_dropped() {
     let store = MemoryStore::new(ReplicaId::new("a"));
     let events = (0..EVENTS_KEPT + 5).map(|n| Bytes::from(n.to_string()));
-    store.append(None, events.collect()).await.unwrap();
+    store.append(About::Fleet, events.collect()).await.unwrap();
     let mut query = EventQuery {
         limit: usize::MAX,
         ..EventQuery::default()

@@ -40,8 +40,8 @@ impl RedisStore {
 }
 
 async fn list(connection: MultiplexedConnection, query: &EventQuery) -> RedisResult<EventPage> {
-    let groups: Vec<_> = match &query.backend {
-        Some(backend) => vec![Group::of(backend)],
+    let groups: Vec<_> = match query.about() {
+        Some(about) => vec![Group::of(&about)],
         None => Group::all().collect(),
     };
     let at_once = if groups.len() == 1 {
@@ -136,7 +136,7 @@ impl Tail {
         })?;
         self.end = format!("({id}");
         // Others' entries in our stream are none of our business.
-        let [_, backend, _, bytes] = &fields[..] else {
+        let [_, about, _, bytes] = &fields[..] else {
             return Ok(());
         };
         let cursor = EventCursor {
@@ -144,8 +144,8 @@ impl Tail {
             sequence,
             group: self.group.0,
         };
-        let wanted = query.backend.as_ref().map(|name| name.as_str().as_bytes());
-        if wanted.is_none_or(|name| name == backend) {
+        let wanted = query.about();
+        if wanted.is_none_or(|wanted| wanted.as_str().as_bytes() == about) {
             self.buffer.push_back((cursor, Bytes::from(bytes.clone())));
         }
         Ok(())

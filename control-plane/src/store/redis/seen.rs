@@ -3,25 +3,25 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use breaker_core::{BackendName, Timestamp, Version};
+use breaker_core::{Timestamp, Version};
 use redis::ScriptInvocation;
 
 use super::Group;
-use crate::store::{REPAIR_GRACE, Record};
+use crate::store::{About, REPAIR_GRACE};
 
-/// See the module. Grows with the backends that the fleet file ever named.
+/// See the module. Grows with what the fleet file ever named.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// The newest clock.
     pub(super) clock: Timestamp,
     epochs: BTreeMap<Group, u64>,
-    records: BTreeMap<BackendName, Arc<Known>>,
+    records: BTreeMap<About, Arc<Known>>,
 }
 
-/// A record, decoded and as it was stored.
+/// A record as it was stored. It could be read.
 #[derive(Debug)]
 pub(super) struct Known {
-    pub(super) record: Record,
+    pub(super) version: Version,
     pub(super) body: Vec<u8>,
 }
 
@@ -43,22 +43,19 @@ impl Seen {
     }
 
     /// Keeps a record, unless a newer one is known.
-    pub(super) fn learn(&mut self, backend: &BackendName, record: &Record, body: Vec<u8>) {
-        let version = record.breaker.version;
-        self.enter(Group::of(backend), version.epoch);
-        if Some(version) > self.version(backend) {
-            let record = record.clone();
-            let known = Arc::new(Known { record, body });
-            self.records.insert(backend.clone(), known);
+    pub(super) fn learn(&mut self, about: &About, version: Version, body: Vec<u8>) {
+        self.enter(Group::of(about), version.epoch);
+        if Some(version) > self.version(about) {
+            let known = Arc::new(Known { version, body });
+            self.records.insert(about.clone(), known);
         }
     }
 
-    pub(super) fn known(&self, backend: &BackendName) -> Option<&Arc<Known>> {
-        self.records.get(backend)
+    pub(super) fn known(&self, about: &About) -> Option<&Arc<Known>> {
+        self.records.get(about)
     }
 
-    pub(super) fn version(&self, backend: &BackendName) -> Option<Version> {
-        self.known(backend)
-            .map(|known| known.record.breaker.version)
+    pub(super) fn version(&self, about: &About) -> Option<Version> {
+        self.known(about).map(|known| known.version)
     }
 }

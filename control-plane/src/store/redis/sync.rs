@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use breaker_core::{BackendName, Timestamp, Version};
+use breaker_core::{BackendName, Timestamp, Version, ids::ServiceName};
 use futures_util::future::try_join_all;
 use redis::{
     ErrorKind, RedisError, RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection,
@@ -12,21 +12,21 @@ use redis::{
 
 use super::{Group, RedisStore, unreadable};
 use crate::store::{
-    BackendState, Corrupt, REPLICA_TTL, ReplicaId, ReplicaView, StoreError, SyncReply, SyncRequest,
-    codec, plausible,
+    About, BackendState, Corrupt, Current, REPLICA_TTL, ReplicaId, ServiceState, StoreError,
+    SyncReply, SyncRequest, plausible, subject::Subject,
 };
 
 /// What one group is asked.
 #[derive(Default)]
 struct Ask {
     offers: Vec<Offer>,
-    /// Backends to read, with the register to write, or none.
-    backends: BTreeMap<BackendName, Vec<u8>>,
+    /// What to read, with the register to write, or none.
+    names: BTreeMap<About, Vec<u8>>,
 }
 
 /// A record that the store may lack.
 struct Offer {
-    name: BackendName,
+    about: About,
     version: Version,
     body: Vec<u8>,
 }
@@ -38,11 +38,12 @@ struct Told {
     group: Group,
     now: u64,
     epoch: u64,
-    backends: Vec<ToldBackend>,
+    records: Vec<ToldRecord>,
 }
 
-struct ToldBackend {
-    name: BackendName,
+/// What was told of one backend or service.
+struct ToldRecord {
+    about: About,
     /// Zero for none.
     version: Version,
     /// Absent if it is the one we know, or there is none.
@@ -57,6 +58,7 @@ struct ToldBackend {
 struct Found {
     now: Timestamp,
     backends: BTreeMap<BackendName, BackendState>,
+    services: BTreeMap<ServiceName, ServiceState>,
     corrupt: Vec<Corrupt>,
 }
 
@@ -66,7 +68,7 @@ impl RedisStore {
         let told = self.ask(asks(request)).await?;
         let wanted = self.take_in(told, &mut found);
         if !wanted.is_empty() {
-            tracing::warn!(backends = ?wanted, "bringing back what the store has lost");
+            tracing::warn!(records = ?wanted, "bringing back what the store has lost");
             let told = self.ask(self.offers(wanted)).await?;
             if !self.take_in(told, &mut found).is_empty() {
                 return Err(StoreError::Repairing);
@@ -75,8 +77,8 @@ impl RedisStore {
         Ok(SyncReply {
             now: found.now,
             backends: found.backends.into_values().collect(),
+            services: found.services.into_values().collect(),
             corrupt: found.corrupt,
-            ..SyncReply::default()
         })
     }
 
@@ -104,32 +106,32 @@ impl RedisStore {
         call.arg(REPLICA_TTL.as_millis() as u64);
         call.arg(ask.offers.len());
         for Offer {
-            name,
+            about,
             version,
             body,
         } in ask.offers
         {
-            call.arg(name.as_str());
+            call.arg(about.as_str());
             call.arg(version.epoch).arg(version.revision).arg(body);
         }
-        call.arg(ask.backends.len());
-        for (name, register) in ask.backends {
-            let version = seen.version(&name).unwrap_or_default();
-            call.arg(name.as_str()).arg(register);
+        call.arg(ask.names.len());
+        for (about, register) in ask.names {
+            let version = seen.version(&about).unwrap_or_default();
+            call.arg(about.as_str()).arg(register);
             call.arg(version.epoch).arg(version.revision);
         }
         call
     }
 
-    fn offers(&self, wanted: Vec<BackendName>) -> Asks {
+    fn offers(&self, wanted: Vec<About>) -> Asks {
         let mut asks = Asks::new();
         let seen = self.seen();
-        for name in wanted {
-            let ask = asks.entry(Group::of(&name)).or_default();
-            ask.backends.insert(name.clone(), Vec::new());
-            let offer = seen.known(&name).map(|known| Offer {
-                name,
-                version: known.record.breaker.version,
+        for about in wanted {
+            let ask = asks.entry(Group::of(&about)).or_default();
+            ask.names.insert(about.clone(), Vec::new());
+            let offer = seen.known(&about).map(|known| Offer {
+                about,
+                version: known.version,
                 body: known.body.clone(),
             });
             ask.offers.extend(offer);
@@ -139,7 +141,7 @@ impl RedisStore {
 
     /// Returns those that the store wants from us. What it told of them is not
     /// taken in, lest we forget what we know before the store has it.
-    fn take_in(&self, told: Vec<Told>, found: &mut Found) -> Vec<BackendName> {
+    fn take_in(&self, told: Vec<Told>, found: &mut Found) -> Vec<About> {
         let mut wanted = Vec::new();
         for told in told {
             let mut seen = self.seen();
@@ -147,91 +149,119 @@ impl RedisStore {
             seen.enter(told.group, told.epoch);
             found.now = seen.clock;
             drop(seen);
-            for backend in told.backends {
-                if backend.wanted {
-                    wanted.push(backend.name);
+            for record in told.records {
+                if record.wanted {
+                    wanted.push(record.about);
                     continue;
                 }
-                let state = self.state(told.group, told.epoch, backend, &mut found.corrupt);
-                found.backends.insert(state.name.clone(), state);
+                match record.about.clone() {
+                    About::Backend(name) => {
+                        let state = self.current(name.clone(), told.epoch, record, found);
+                        found.backends.insert(name, state);
+                    }
+                    About::Service(name) => {
+                        let state = self.current(name.clone(), told.epoch, record, found);
+                        found.services.insert(name, state);
+                    }
+                    // Nobody asks for it: it has no record.
+                    About::Fleet => {}
+                }
             }
         }
         wanted
     }
 
-    fn state(
+    fn current<S: Subject>(
         &self,
-        group: Group,
+        name: S,
         epoch: u64,
-        told: ToldBackend,
-        corrupt: &mut Vec<Corrupt>,
-    ) -> BackendState {
-        let name = told.name;
+        told: ToldRecord,
+        found: &mut Found,
+    ) -> Current<S, S::Record, S::View> {
+        let about = told.about;
         if let Some(body) = told.body {
-            match codec::decode_record(&body, told.version) {
-                Ok(record) => self.seen().learn(&name, &record, body),
-                Err(reason) => corrupt.push(unreadable(group, "records", &name, &reason)),
+            match S::decode(&body, told.version) {
+                Ok(_) => self.seen().learn(&about, told.version, body),
+                Err(reason) => {
+                    let corrupt = unreadable(Group::of(&about), "records", &about, &reason);
+                    found.corrupt.push(corrupt);
+                }
             }
         }
         let exists = told.version != Version::default();
-        let mut state = BackendState {
-            others: views(group, &name, told.registers, corrupt),
+        let mut current = Current {
+            name,
+            epoch,
             version: exists.then_some(told.version),
             record: None,
-            epoch,
-            name,
+            others: views::<S>(&about, told.registers, &mut found.corrupt),
         };
         // We may know better: a commit of ours may have overtaken this answer.
-        if let Some(known) = self.seen().known(&state.name).cloned()
-            && Some(known.record.breaker.version) >= state.version
+        let known = self.seen().known(&about).cloned();
+        if let Some(known) = known
+            && Some(known.version) >= current.version
         {
-            state.version = Some(known.record.breaker.version);
-            state.record = Some(known.record.clone());
+            current.version = Some(known.version);
+            current.record = S::decode(&known.body, known.version).ok();
         }
-        state
+        current
     }
 }
 
-fn asks(request: SyncRequest) -> Asks {
+fn asks(mut request: SyncRequest) -> Asks {
     let mut asks = Asks::new();
-    for name in request.read {
-        let ask = asks.entry(Group::of(&name)).or_default();
-        ask.backends.entry(name).or_default();
+    for (name, view) in request.backends() {
+        ask_for(&mut asks, name, view.as_ref());
     }
-    for (name, view) in request.registers {
-        let ask = asks.entry(Group::of(&name)).or_default();
-        ask.backends.insert(name, codec::encode_view(&view));
+    for (name, view) in request.services {
+        ask_for(&mut asks, name, view.as_ref());
     }
     for (name, held) in request.held {
-        let ask = asks.entry(Group::of(&name)).or_default();
-        ask.backends.entry(name.clone()).or_default();
-        let version = held.breaker.version;
-        if plausible(version) {
-            let body = codec::encode_record(&held);
-            ask.offers.push(Offer {
-                name,
-                version,
-                body,
-            });
-        }
+        offer(&mut asks, name, &held);
+    }
+    for (name, held) in request.held_services {
+        offer(&mut asks, name, &held);
     }
     asks
 }
 
-fn views(
-    group: Group,
-    name: &BackendName,
+fn ask_for<S: Subject>(asks: &mut Asks, name: S, view: Option<&S::View>) {
+    let about = name.into();
+    let ask = asks.entry(Group::of(&about)).or_default();
+    let register = ask.names.entry(about).or_default();
+    if let Some(view) = view {
+        *register = S::encode_view(view);
+    }
+}
+
+fn offer<S: Subject>(asks: &mut Asks, name: S, held: &S::Record) {
+    let about = name.into();
+    let ask = asks.entry(Group::of(&about)).or_default();
+    ask.names.entry(about.clone()).or_default();
+    let version = S::version(held);
+    if plausible(version) {
+        let body = S::encode(held);
+        ask.offers.push(Offer {
+            about,
+            version,
+            body,
+        });
+    }
+}
+
+fn views<S: Subject>(
+    about: &About,
     registers: Vec<[Vec<u8>; 2]>,
     corrupt: &mut Vec<Corrupt>,
-) -> Vec<(ReplicaId, ReplicaView)> {
+) -> Vec<(ReplicaId, S::View)> {
     let mut views = Vec::new();
     for [replica, bytes] in registers {
         let replica = String::from_utf8_lossy(&replica).into_owned();
-        match codec::decode_view(&bytes) {
+        match S::decode_view(&bytes) {
             Ok(view) => views.push((ReplicaId::new(&replica), view)),
             Err(reason) => {
-                let field = format!("{name} {replica}");
-                corrupt.push(unreadable(group, "registers", field, &reason));
+                let field = format!("{about} {replica}");
+                corrupt.push(unreadable(Group::of(about), "registers", field, &reason));
             }
         }
     }
@@ -247,27 +277,27 @@ async fn ask_group(
 }
 
 fn told(group: Group, answer: Value) -> RedisResult<Told> {
-    let (now, epoch, backends): (u64, u64, Vec<Value>) = from_redis_value(answer)?;
-    let backends = backends.into_iter().map(told_backend);
+    let (now, epoch, records): (u64, u64, Vec<Value>) = from_redis_value(answer)?;
+    let records = records.into_iter().map(told_record);
     Ok(Told {
         group,
         now,
         epoch,
-        backends: backends.collect::<RedisResult<_>>()?,
+        records: records.collect::<RedisResult<_>>()?,
     })
 }
 
-fn told_backend(answer: Value) -> RedisResult<ToldBackend> {
+fn told_record(answer: Value) -> RedisResult<ToldRecord> {
     type Fields = (String, u64, u64, Option<Vec<u8>>, bool, Vec<Vec<u8>>);
     let (name, epoch, revision, body, wanted, registers): Fields = from_redis_value(answer)?;
-    let name = BackendName::parse(&name).map_err(|error| {
+    let about = About::parse(&name).map_err(|error| {
         let kind = ErrorKind::UnexpectedReturnType;
-        RedisError::from((kind, "a backend's name", error.to_string()))
+        RedisError::from((kind, "a record's name", error.to_string()))
     })?;
     let mut registers = registers.into_iter();
     let pairs = std::iter::from_fn(|| Some([registers.next()?, registers.next()?]));
-    Ok(ToldBackend {
-        name,
+    Ok(ToldRecord {
+        about,
         version: Version { epoch, revision },
         body,
         wanted,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{RedisServer, join};
 use crate::store::{
-    EventQuery, Store, SyncRequest,
+    About, EventQuery, Store, SyncRequest,
     redis::Group,
     testing::{backend, sync, view},
 };
@@ -47,7 +47,7 @@ async fn a_sync_costs_the_same_whatever_the_traffic_and_the_number_of_agents() {
     let busy = cost_of_sync(&server, 1_000_000, 5_000).await;
     assert_eq!(calm, busy);
     let names = (0..20).map(|n| backend(&format!("pay/r{n}")));
-    let groups: std::collections::BTreeSet<_> = names.map(|name| Group::of(&name)).collect();
+    let groups: std::collections::BTreeSet<_> = names.map(|name| Group::of(&name.into())).collect();
     assert_eq!(
         calm["evalsha"],
         10 * groups.len() as u64,
@@ -61,7 +61,9 @@ async fn a_page_from_one_busy_group_takes_few_round_trips() {
     let server = RedisServer::start(&[]);
     let store = join(&server, "a").await;
     let events = (0..480).map(|n| Bytes::from(format!("{n}"))).collect();
-    let appended = store.append(Some(backend("pay/us")), events).await;
+    let appended = store
+        .append(About::Backend(backend("pay/us")), events)
+        .await;
     appended.expect("an append");
     let _: String = server.run(&["CONFIG", "RESETSTAT"]);
     let query = EventQuery {
@@ -93,10 +95,10 @@ fn all_keys_of_a_group_are_in_one_slot() {
 fn groups_never_change() {
     // Replicas of all versions must agree on them.
     assert_eq!(
-        Group::of(&backend("pay/us-east")).key("records"),
+        Group::of(&backend("pay/us-east").into()).key("records"),
         "rm:{p052}:records"
     );
     let names = (0..10_000).map(|n| backend(&format!("s{n}/r")));
-    let used: std::collections::BTreeSet<_> = names.map(|name| Group::of(&name)).collect();
+    let used: std::collections::BTreeSet<_> = names.map(|name| Group::of(&name.into())).collect();
     assert_eq!(used.len(), 256, "all groups are used");
 }

@@ -4,7 +4,7 @@ use breaker_core::{BackendName, Version};
 
 use super::{RedisServer, join};
 use crate::store::{
-    Commit, EventQuery, Hint, REPAIR_GRACE, Store, StoreError, SyncRequest,
+    About, Commit, EventQuery, Hint, REPAIR_GRACE, Store, StoreError, SyncRequest,
     redis::{Group, RedisStore},
     testing::{backend, contract::wait_for, eventually, open_until, read, sync, try_read, until},
 };
@@ -181,7 +181,7 @@ async fn lost_writes_are_noticed_where_info_is_forbidden() {
     let first = commit(&store, &name, 1).await;
     commit(&store, &name, 2).await;
     // As a failover would: the record is as it was before the last commit.
-    let key = Group::of(&name).key("records");
+    let key = Group::of(&name.clone().into()).key("records");
     let header = format!("{} {} 0 0 a", first.epoch, first.revision);
     let _: u32 = server.run(&["HSET", &key, "v:pay/us", &header]);
 
@@ -198,7 +198,7 @@ async fn a_new_epoch_is_hinted_to_everybody() {
     let name = backend("pay/us");
     commit(&a, &name, 1).await;
     let mut hints = b.hints();
-    let _: u32 = server.run(&["DEL", &Group::of(&name).key("meta")]);
+    let _: u32 = server.run(&["DEL", &Group::of(&name.clone().into()).key("meta")]);
     read(&*a, &name).await;
     wait_for(&mut hints, &Hint::Everything).await;
 }
@@ -214,7 +214,7 @@ async fn the_clock_goes_on_from_where_it_was_when_the_servers_goes_back() {
     let now = sync(&*store, request()).await.now;
     // As if the server's time had gone back by an hour since.
     let ahead = (now.as_millis() + 3_600_000).to_string();
-    let key = Group::of(&backend("pay/us")).key("meta");
+    let key = Group::of(&backend("pay/us").into()).key("meta");
     let _: u32 = server.run(&["HSET", &key, "clock", &ahead]);
 
     let after = sync(&*store, request()).await.now;
@@ -226,7 +226,7 @@ async fn the_clock_goes_on_from_where_it_was_when_the_servers_goes_back() {
     .await;
     // Other groups follow, and so does a server that forgot.
     let clock_of_other = || -> u64 {
-        let key = Group::of(&backend("web/eu")).key("meta");
+        let key = Group::of(&backend("web/eu").into()).key("meta");
         server.run(&["HGET", &key, "clock"])
     };
     let other = SyncRequest {
@@ -246,7 +246,7 @@ async fn a_record_that_cannot_be_read_is_named_and_does_not_hide_the_others() {
     let (bad, good) = (backend("pay/us"), backend("pay/eu"));
     let version = commit(&a, &bad, 1).await;
     commit(&a, &good, 1).await;
-    let key = Group::of(&bad).key("records");
+    let key = Group::of(&bad.clone().into()).key("records");
     let _: u32 = server.run(&["HSET", &key, "b:pay/us", "garbage"]);
 
     let request = SyncRequest {
@@ -275,7 +275,7 @@ async fn a_damaged_version_counts_as_lost_and_is_repaired() {
     let store = join(&server, "a").await;
     let name = backend("pay/us");
     let version = commit(&store, &name, 1).await;
-    let key = Group::of(&name).key("records");
+    let key = Group::of(&name.clone().into()).key("records");
     let _: u32 = server.run(&["HSET", &key, "v:pay/us", "what?"]);
     let state = read(&*store, &name).await;
     assert_eq!(state.record.as_ref().map(until), Some(1));
@@ -294,7 +294,7 @@ async fn registers_have_a_time_to_live_and_records_have_none() {
     };
     sync(&*store, request).await;
     store.heartbeat(Default::default()).await.unwrap();
-    let group = Group::of(&name);
+    let group = Group::of(&name.clone().into());
     let ttl = |key: String| -> i64 { server.run(&["PTTL", &key]) };
     assert!((1..=3_000).contains(&ttl(group.key("registers"))));
     assert!((1..=3_000).contains(&ttl(Group::FLEET.key("replicas"))));
@@ -309,14 +309,17 @@ async fn a_groups_events_are_bounded() {
     let name = backend("pay/us");
     for _ in 0..20 {
         let events = vec![bytes::Bytes::from("e"); 100];
-        store.append(Some(name.clone()), events).await.unwrap();
+        store
+            .append(About::Backend(name.clone()), events)
+            .await
+            .unwrap();
     }
-    let kept: usize = server.run(&["XLEN", &Group::of(&name).key("events")]);
+    let kept: usize = server.run(&["XLEN", &Group::of(&name.clone().into()).key("events")]);
     assert!((500..=700).contains(&kept), "{kept}");
     let query = EventQuery {
         backend: Some(name),
         limit: 1_000,
-        before: None,
+        ..EventQuery::default()
     };
     assert_eq!(store.events(query).await.unwrap().events.len(), kept);
 }

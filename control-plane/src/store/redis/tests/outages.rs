@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{RedisServer, join};
 use crate::store::{
-    Hint, ReplicaId, Store, StoreError,
+    About, Hint, ReplicaId, Store, StoreError,
     redis::RedisStore,
     testing::{backend, contract::wait_for, eventually, open_until, try_read},
 };
@@ -97,7 +97,7 @@ async fn every_call_ends_in_time_while_the_server_is_frozen() {
         commit,
         store.heartbeat(Default::default()),
         store.config(),
-        store.append(None, vec![]),
+        store.append(About::Fleet, vec![]),
         store.events(Default::default()),
     );
     assert!(start.elapsed() < IN_TIME, "took {:?}", start.elapsed());

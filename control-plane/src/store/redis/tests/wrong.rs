@@ -115,7 +115,7 @@ async fn an_old_server_is_named() {
 async fn somebody_elses_keys_are_named() {
     let server = RedisServer::start(&[]);
     let store = super::join(&server, "a").await;
-    let key = super::super::Group::of(&backend("pay/us")).key("records");
+    let key = super::super::Group::of(&backend("pay/us").into()).key("records");
     let _: String = server.run(&["SET", &key, "mine"]);
     let error = try_read(&*store, &backend("pay/us")).await;
     assert!(matches!(error, Err(StoreError::Wrong(_))), "{error:?}");
