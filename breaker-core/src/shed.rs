@@ -87,6 +87,11 @@ impl Mix {
         if !(total > 0.0 && total.is_finite()) {
             return Self::default();
         }
+        // Shares stay as they are, to the last bit: a mix survives a journey.
+        let total = match (total - 1.0).abs() < 1e-9 {
+            true => 1.0,
+            false => total,
+        };
         Self(ByPriority(
             demand.0.map(|rate| (rate / total).clamp(0.0, 1.0)),
         ))
