@@ -8,7 +8,7 @@ use crate::{
     ids::{AgentId, PopId},
     policy::{BreakerPolicy, Mode},
     shed::Mix,
-    throttle::Throttle,
+    throttle::{self, Load, Throttle},
     time::Timestamp,
     vantage::Verdict,
 };
@@ -166,6 +166,9 @@ pub enum Input<'a> {
         jitter: f64,
         /// The blast-radius limit allows another trip now.
         may_open: bool,
+        /// What was asked for and taken; `None`: not known, nothing is metered
+        /// anew.
+        load: Option<&'a Load>,
     },
     /// Grant this lease; the caller picked an agent with [`choose_trial`].
     Grant {
@@ -238,6 +241,17 @@ pub enum Happening {
         /// The blast-radius limit held it back, not the mode.
         limited: bool,
     },
+    /// Overload is metered from now on, or by notably more or less than before.
+    ThrottleSet {
+        /// Share of the demand let through, 0 to 1.
+        admission: f64,
+        /// Requests a second that it took,
+        accepted: f64,
+        /// of so many that wanted it.
+        wanted: f64,
+    },
+    /// Overload is no longer metered; for how long it was.
+    ThrottleEnded(Duration),
     /// The override was set.
     OverrideSet(Override),
     /// The override was cleared (`false`) or ran out (`true`).
@@ -318,14 +332,16 @@ impl Breaker {
     }
 
     /// Share of requests let through at `pop` (`None`: where no POP has its own
-    /// circuit): the stricter of the fleet's and the POP's, as the mode has it.
+    /// circuit): the strictest of the fleet's, the POP's and the throttle's, as the
+    /// mode has it.
     pub fn admission(&self, policy: &BreakerPolicy, pop: Option<&PopId>, now: Timestamp) -> f64 {
         match self.mode(policy) {
             Mode::ForcedOpen => 0.0,
             Mode::Shadow | Mode::ForcedClosed | Mode::Disabled => 1.0,
             Mode::Enforce => {
                 let own = self.circuit(pop).map_or(1.0, |c| c.admission(now));
-                own.min(self.fleet.admission(now))
+                let throttle = self.throttle.map_or(1.0, |throttle| throttle.admission);
+                own.min(self.fleet.admission(now)).min(throttle)
             }
         }
     }
@@ -358,6 +374,7 @@ impl Breaker {
     /// The next deadline after `now`.
     pub(crate) fn wake_at(&self, policy: &BreakerPolicy, now: Timestamp) -> Option<Timestamp> {
         let over = self.over.as_ref().map(|over| over.expires);
+        let throttle = self.throttle.map(|held| held.changed + throttle::SPACING);
         self.circuits()
             .flat_map(|(pop, circuit)| {
                 let removal = match circuit {
@@ -366,7 +383,7 @@ impl Breaker {
                 };
                 [circuit.changes_at(), circuit.counts_at(), removal]
             })
-            .chain([over])
+            .chain([over, throttle])
             .flatten()
             .filter(|at| *at > now)
             .min()

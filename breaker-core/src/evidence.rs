@@ -1,13 +1,13 @@
 //! Windowed quickest detection: Page's CUSUM written as a scan over every
 //! possible onset, so that it is a pure function of the window.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, time::Duration};
 
 use crate::{
     ids::{AgentId, PopId},
     policy::BreakerPolicy,
     time::Timestamp,
-    window::{Counts, Window, first_slot, slot_start},
+    window::{Counts, SLOT, Window, first_slot, slot_start},
 };
 
 /// Score at which evidence convicts, in nats.
@@ -126,6 +126,23 @@ impl Score {
 /// success since the onset.
 pub const LEAN_SCORE: f64 = 3.0;
 
+/// Requests needed to convict where the throttle meters: of a backend that takes
+/// every other request, as many in a row are refused once in ten thousand times.
+const METERED_VOLUME: u64 = 15;
+
+/// Where the throttle meters, bad requests convict only when this much time has
+/// passed since the first of them: gateways that saw successes alone report once
+/// a second, so until then silence would convict.
+const METERED_AFTER: Duration = Duration::from_secs(1);
+
+/// The first of them is looked for this far back, and further while there are
+/// fewer requests than [`LATE_VOLUME`]. A little more than the above, because slots
+/// older than a second are wide.
+const LATE: Duration = Duration::from_millis(1500);
+
+/// Enough to tell half from nine tenths.
+const LATE_VOLUME: u64 = 50;
+
 /// One rule over a rate, with the weights that policy and baseline give it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rule {
@@ -141,6 +158,9 @@ pub struct Rule {
     good: f64,
     /// Requests needed to convict.
     volume: u64,
+    /// The throttle meters what is short of `intolerable`: a run of bad requests
+    /// does not convict while others are still taken.
+    metered: bool,
 }
 
 impl Rule {
@@ -160,13 +180,20 @@ impl Rule {
         // below p0 a negative weight to a failure.
         let p1 = intolerable.clamp(0.001, 0.99);
         let p0 = baseline.tolerated(reason).min(p1 / 2.0);
+        let metered = reason == TripReason::OverloadRate && policy.overload_throttle;
+        let volume = u64::from(policy.min_request_volume);
         Some(Self {
             reason,
             tolerated: p0,
             intolerable,
             bad: (p1 / p0).ln(),
             good: ((1.0 - p1) / (1.0 - p0)).ln(),
-            volume: u64::from(policy.min_request_volume),
+            volume: if metered {
+                volume.max(METERED_VOLUME)
+            } else {
+                volume
+            },
+            metered,
         })
     }
 
@@ -225,7 +252,9 @@ impl Rule {
         let first = first_slot(since);
         let mut best = Score::default();
         let (mut requests, mut bad) = (0_u64, 0_u64);
+        let mut late = Late::default();
         for (index, counts) in newest_first.take_while(|(index, _)| *index >= first) {
+            late.add(index, requests, bad, self.bad_of(counts));
             requests = requests.saturating_add(counts.requests);
             bad = bad.saturating_add(self.bad_of(counts));
             let nats = self.nats(requests, bad);
@@ -243,8 +272,41 @@ impl Rule {
                 best = this;
             }
         }
+        best.failing &= !self.metered || late.is_down(self.intolerable);
         best
     }
+}
+
+/// What became of requests of late since the first bad one: whether a backend is
+/// down, or takes a share and is for the throttle to meter.
+#[derive(Default)]
+struct Late {
+    newest: Option<u64>,
+    onset: u64,
+    requests: u64,
+    bad: u64,
+}
+
+impl Late {
+    /// Adds a slot, newest first; `requests` and `bad` are newer ones.
+    fn add(&mut self, index: u64, requests: u64, bad: u64, bad_here: u64) {
+        let newest = *self.newest.get_or_insert(index);
+        let late = requests < LATE_VOLUME || newest - index < slots(LATE);
+        if late && bad_here > 0 {
+            self.onset = index;
+            self.requests = requests.saturating_add(bad_here);
+            self.bad = bad.saturating_add(bad_here);
+        }
+    }
+
+    fn is_down(&self, intolerable: f64) -> bool {
+        let lasted = self.newest.unwrap_or_default() - self.onset;
+        lasted >= slots(METERED_AFTER) && self.bad as f64 >= intolerable * self.requests as f64
+    }
+}
+
+const fn slots(span: Duration) -> u64 {
+    (span.as_millis() / SLOT.as_millis()) as u64
 }
 
 /// Scores `window` by one rule. Zero for a rule that is switched off.

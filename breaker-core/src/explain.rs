@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use crate::{
     evidence::{CONVICT_SCORE, Evidence, PopEvidence, Score, TripReason},
     ids::PopId,
+    shed::{Mix, Priority},
 };
 
 /// What the figures say of the fleet, convicted or not.
@@ -34,6 +35,54 @@ pub fn evidence(evidence: &Evidence) -> String {
         );
     }
     text
+}
+
+/// What a throttle does, and why: requests a second that it took, and of how many.
+pub fn throttle(name: &str, admission: f64, accepted: f64, wanted: f64) -> String {
+    format!(
+        "the throttle lets {:.0} % through: {name} took {} of {} requests/s",
+        admission * 100.0,
+        rate(accepted),
+        rate(wanted),
+    )
+}
+
+/// What is shed of a demand of this mix: "LOW wholly, NORMAL 40 %". Empty where
+/// everything passes, or nothing.
+pub fn shedding(mix: Mix, admission: f64) -> String {
+    if admission <= 0.0 {
+        return String::new();
+    }
+    let shed = |priority: Priority| {
+        let share = (1.0 - mix.admitted(priority, admission)) * 100.0;
+        let name = priority_name(priority);
+        match share.round() {
+            _ if mix.shares()[priority] <= 0.0 => None,
+            0.0 => None,
+            100.0 => Some(format!("{name} wholly")),
+            share => Some(format!("{name} {share:.0} %")),
+        }
+    };
+    let words: Vec<String> = Priority::ALL.into_iter().rev().filter_map(shed).collect();
+    words.join(", ")
+}
+
+/// As in the API.
+const fn priority_name(priority: Priority) -> &'static str {
+    match priority {
+        Priority::Critical => "CRITICAL",
+        Priority::High => "HIGH",
+        Priority::Normal => "NORMAL",
+        Priority::Low => "LOW",
+    }
+}
+
+/// Requests a second: whole ones, unless they are few.
+fn rate(per_second: f64) -> String {
+    match per_second {
+        few if few < 9.95 => format!("{few:.1}"),
+        many => format!("{many:.0}"),
+    }
 }
 
 fn fleet(evidence: &Evidence) -> String {

@@ -35,7 +35,7 @@ pub use plan::Plan;
 pub use policy::{BreakerPolicy, Mode};
 pub use shed::{ByPriority, Mix, Priority};
 pub use steering::Steering;
-pub use throttle::Throttle;
+pub use throttle::{Load, Throttle};
 pub use time::Timestamp;
 pub use vantage::{FleetView, PopView, Verdict, Witness};
 pub use window::{Counts, Window};

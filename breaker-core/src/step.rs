@@ -1,6 +1,7 @@
 //! How a breaker moves: one pure step for each input.
 
 mod entering;
+mod metering;
 mod overrides;
 mod reset;
 mod ticks;
@@ -44,14 +45,15 @@ impl Breaker {
                 retry_after,
                 jitter,
                 may_open,
-            } => stepping.tick(
-                verdict,
-                Opening {
+                load,
+            } => {
+                let opening = Opening {
                     retry_after,
                     jitter,
-                },
-                may_open,
-            ),
+                };
+                stepping.tick(verdict, opening, may_open);
+                stepping.meter(load);
+            }
             Input::Grant { pop, lease } => stepping.grant(pop, lease),
             Input::Trial {
                 lease,

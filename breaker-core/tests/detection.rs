@@ -58,15 +58,29 @@ fn a_dead_backend_gets_about_a_dozen_requests_from_the_whole_fleet() {
 }
 
 #[test]
-fn a_backend_that_answers_503_to_everyone_gets_as_few() {
-    let setup = |seed| Setup {
-        overloads: true,
-        ..Setup::even(seed, 20, 4, 200.0)
+fn where_nothing_is_metered_one_that_answers_503_to_everyone_gets_as_few() {
+    let setup = |seed| {
+        let mut setup = Setup::even(seed, 20, 4, 200.0);
+        setup.overloads = true;
+        setup.policy.overload_throttle = false;
+        setup
     };
     let [(median, worst), (_, slowest)] = figures("20 agents, 4 POPs, 503s", setup);
     assert!(median <= 13, "median {median}");
     assert!(worst <= 25, "worst {worst}");
     assert!(slowest <= 250, "slowest {slowest} ms");
+}
+
+#[test]
+fn where_overload_is_metered_it_is_opened_once_it_cannot_be_mere_overload() {
+    let setup = |seed| Setup {
+        overloads: true,
+        ..Setup::even(seed, 20, 4, 200.0)
+    };
+    let [(median, worst), (_, slowest)] = figures("20 agents, 4 POPs, 503s, metered", setup);
+    assert!(median <= 140, "median {median}");
+    assert!(worst <= 160, "worst {worst}");
+    assert!(slowest <= 1_500, "slowest {slowest} ms");
 }
 
 #[test]

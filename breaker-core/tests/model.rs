@@ -188,6 +188,7 @@ mod naive {
 fn policy() -> BreakerPolicy {
     BreakerPolicy {
         overload_rate_threshold: 0.5,
+        overload_throttle: false,
         ..BreakerPolicy::default()
     }
 }

@@ -182,6 +182,7 @@ impl World {
             retry_after: None,
             jitter: 0.3,
             may_open,
+            load: None,
         };
         self.step(tick());
         let again = self.breaker.step(tick(), &self.policy, self.now);

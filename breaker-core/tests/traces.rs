@@ -162,6 +162,7 @@ impl World {
             retry_after: options.get("retry_after").map(|s| span(s)),
             jitter: options.get("jitter").map_or(0.5, |j| j.parse().unwrap()),
             may_open: !limited,
+            load: None,
         };
         self.step(input, now)
     }

@@ -5,9 +5,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit};
+use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit, Throttle};
 use bytes::Bytes;
-use rampmeter_api::convert::decision::Decision;
+use rampmeter_api::convert::{self, decision::Decision};
 
 use crate::{
     config::Fleet,
@@ -65,12 +65,18 @@ impl Held {
 }
 
 fn record(decision: &Decision, policy: &BreakerPolicy) -> Record {
+    let taken_over = convert::backend::since(&decision.fleet);
     let breaker = Breaker {
         version: decision.version,
         fleet: decision.fleet.clone(),
         pops: decision.pops.clone(),
         over: None,
-        throttle: None,
+        throttle: decision.throttle.map(|admission| Throttle {
+            admission,
+            since: taken_over,
+            changed: taken_over,
+            told: admission,
+        }),
         mix: decision.mix,
     };
     Record {

@@ -8,7 +8,8 @@ use std::{
 };
 
 use breaker_core::{
-    AgentId, BackendName, Breaker, Counts, Evidence, Timestamp, breaker::StateName,
+    AgentId, BackendName, Breaker, Counts, Evidence, Load, Timestamp, breaker::StateName,
+    evidence::Suspect,
 };
 use bytes::Bytes;
 use rampmeter_api::{
@@ -126,9 +127,18 @@ pub fn merge(views: impl IntoIterator<Item = ReplicaView>) -> ReplicaView {
             *total = total.saturating_add(count);
         }
         sum.candidates.extend(view.candidates);
+        sum.directed += view.directed;
+        sum.accepted += view.accepted;
+        sum.metered.merge(&view.metered);
     }
     sum.latency = latency.into_iter().collect();
     sum
+}
+
+/// What was asked of a backend and what it took, as the throttle counts it.
+pub fn load(figures: &ReplicaView, suspects: &[Suspect], since: Timestamp, now: Timestamp) -> Load {
+    let (view, metered) = (&figures.fleet, &figures.metered);
+    Load::of(view, metered, figures.directed, suspects, since, now)
 }
 
 /// The last ten seconds, for people.

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
+    board::Seen,
     metrics::Page,
     plane::{Plane, until_set},
 };
@@ -175,6 +176,19 @@ fn states(plane: &Plane, page: &mut Page) {
         let admission = breaker.admission(policy, None, now);
         page.line(format_args!("{name}{{{}}} {admission}", labels(backend)));
     });
+    throttles(page, &board);
+}
+
+fn throttles(page: &mut Page, board: &[(BackendName, Arc<Seen>)]) {
+    let name = "rampmeter_control_backend_throttle";
+    let text = "Share of requests that the throttle lets through; absent: all.";
+    page.head(name, "gauge", text);
+    for (backend, seen) in board {
+        if let Some(throttle) = seen.breaker.throttle {
+            let admission = throttle.admission;
+            page.line(format_args!("{name}{{{}}} {admission}", labels(backend)));
+        }
+    }
 }
 
 fn labels(backend: &BackendName) -> String {

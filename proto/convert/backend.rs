@@ -1,6 +1,6 @@
 //! A backend as readers see it.
 
-use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit, Timestamp, TrialLease};
+use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit, Timestamp, TrialLease, explain};
 
 use super::{duration, timestamp};
 use crate::v1;
@@ -42,6 +42,7 @@ pub fn backend(
             Circuit::Closed { .. } | Circuit::Open { .. } => 0,
         },
         throttle: breaker.throttle.map(|t| t.admission),
+        shedding: explain::shedding(breaker.mix, breaker.admission(policy, None, now)),
         ..v1::Backend::default()
     }
 }

@@ -140,6 +140,24 @@ pub fn event(happening: &Happening, stamp: Stamp<'_>) -> v1::Event {
                 ..scoped(stamp.event(v1::EventKind::ShadowTrip, text), pop.as_ref())
             }
         }
+        Happening::ThrottleSet {
+            admission,
+            accepted,
+            wanted,
+        } => {
+            let text = format!(
+                "overload: {}",
+                explain::throttle(&name, *admission, *accepted, *wanted)
+            );
+            stamp.event(v1::EventKind::ThrottleSet, text)
+        }
+        Happening::ThrottleEnded(lasted) => {
+            let text = format!(
+                "{name} takes everything again; it was throttled for {:.0} s",
+                lasted.as_secs_f64()
+            );
+            stamp.event(v1::EventKind::ThrottleEnded, text)
+        }
         Happening::OverrideSet(over) => {
             let text = override_words(&name, over, at);
             by(stamp.event(v1::EventKind::OverrideSet, text), &over.actor)

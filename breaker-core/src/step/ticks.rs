@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{MIN_DWELL, Opening, RAMP_FLOOR, Stepping, entering::half_open};
 use crate::{
     breaker::{Circuit, Happening, Ramp, StateName},
-    evidence::{Baseline, CONVICT_SCORE, LEAN_SCORE, Rule},
+    evidence::{Baseline, CONVICT_SCORE, LEAN_SCORE, Rule, TripReason},
     ids::PopId,
     policy::{BreakerPolicy, Mode},
     vantage::Verdict,
@@ -133,7 +133,10 @@ impl Stepping<'_> {
         let hold = (self.policy.ramp_duration / 10).max(MIN_HOLD);
         let bad_recently = Rule::new(verdict.evidence.rule, self.policy, Baseline::default())
             .is_some_and(|rule| rule.bad_of(verdict.recent) > 0);
-        let cut = bad_recently && nats >= CONVICT_SCORE / 2.0;
+        // What is metered needs no second brake.
+        let metered =
+            self.policy.overload_throttle && verdict.evidence.rule == TripReason::OverloadRate;
+        let cut = bad_recently && !metered && nats >= CONVICT_SCORE / 2.0;
         let Some(Circuit::Closed { ramp, .. }) = self.next.circuit_mut(pop) else {
             return;
         };

@@ -42,6 +42,8 @@ pub struct Agent {
     granted: Vec<String>,
     slots: Vec<(u64, Counts)>,
     demand: u64,
+    /// Refused by the throttle or the ramp.
+    refused: u64,
     sequence: u64,
     last_report: Micros,
     hot_until: Micros,
@@ -63,6 +65,7 @@ impl Agent {
             granted: Vec::new(),
             slots: Vec::new(),
             demand: 0,
+            refused: 0,
             sequence: 0,
             last_report: 0,
             hot_until: 0,
@@ -121,6 +124,7 @@ impl World {
         let lease = agent.take_lease(policy, now);
         let (life, trial) = (agent.life, lease.map(|lease| lease.id));
         if trial.is_none() && !self.rng.chance(admission) {
+            agent.refused += u64::from(admission > 0.0);
             return;
         }
         self.reached.push((self.now, index));
@@ -205,6 +209,7 @@ impl World {
                 })
                 .collect(),
             demand: std::mem::take(&mut agent.demand),
+            refused: std::mem::take(&mut agent.refused),
             urgent: std::mem::take(&mut agent.urgent),
         };
         agent.sequence += 1;

@@ -17,7 +17,7 @@ use std::{
 
 use agent::Agent;
 use breaker_core::{
-    AgentId, Breaker, BreakerPolicy, FleetView, PopId, Timestamp, TrialLease,
+    AgentId, Breaker, BreakerPolicy, FleetView, PopId, Timestamp, TrialLease, Window,
     breaker::{Happening, TrialOutcome},
 };
 use replica::{Replica, Report};
@@ -160,6 +160,8 @@ pub struct Store {
     pub up: bool,
     pub breaker: Breaker,
     pub registers: BTreeMap<usize, (Timestamp, FleetView)>,
+    /// Beside the registers: what the throttle and the ramp refused.
+    pub metered: BTreeMap<usize, Window>,
     /// Everything ever committed, with what happened.
     pub history: Vec<(Timestamp, Breaker, Vec<Happening>)>,
 }
@@ -192,6 +194,7 @@ impl World {
             up: true,
             breaker: Breaker::new(1, Timestamp::default()),
             registers: BTreeMap::new(),
+            metered: BTreeMap::new(),
             history: Vec::new(),
         };
         let ticks: Vec<Micros> = agents.iter().map(|_| rng.between(0, 20_000)).collect();

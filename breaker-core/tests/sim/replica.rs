@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use breaker_core::{
-    Baseline, Breaker, Circuit, Counts, FleetView, PopView, Timestamp, TrialLease, Window,
+    Baseline, Breaker, ByPriority, Circuit, Counts, FleetView, Load, PopView, Timestamp,
+    TrialLease, Window,
     breaker::{Happening, Input, TrialCandidate, TrialOutcome, Version, choose_trial},
     evidence::LEAN_SCORE,
     vantage::judge,
@@ -33,6 +34,7 @@ pub struct Report {
     pub sequence: u64,
     pub slots: Vec<Slot>,
     pub demand: u64,
+    pub refused: u64,
     pub urgent: bool,
 }
 
@@ -57,6 +59,7 @@ pub struct Replica {
     index: usize,
     known: BTreeMap<usize, Known>,
     baseline: Baseline,
+    metered: Window,
     calm_counts: Counts,
     results: Vec<(String, TrialOutcome)>,
     last_sync: Micros,
@@ -77,6 +80,7 @@ impl Replica {
             index,
             known: BTreeMap::new(),
             baseline: Baseline::default(),
+            metered: Window::default(),
             calm_counts: Counts::default(),
             results: Vec::new(),
             last_sync: 0,
@@ -120,6 +124,11 @@ impl World {
                 known.newest = Some(order);
                 known.heard = now;
                 known.demand = report.demand as f64;
+                let refused = Counts {
+                    requests: report.refused,
+                    ..Counts::default()
+                };
+                it.metered.record(now, refused);
                 for Slot { age_ms, counts } in report.slots {
                     known
                         .window
@@ -168,7 +177,8 @@ impl World {
         }
         let since = self.now - it.last_sync;
         let hot = !matches!(self.store.breaker.fleet, Circuit::Closed { ramp: None, .. })
-            || !self.store.breaker.pops.is_empty();
+            || !self.store.breaker.pops.is_empty()
+            || self.store.breaker.throttle.is_some();
         if hot || since >= CALM {
             self.sync(replica);
         }
@@ -191,7 +201,13 @@ impl World {
         }
         let policy = self.setup.policy.clone();
         let before = self.store.breaker.clone();
-        let verdict = judge(&view, &policy, before.evidence_since(), now);
+        let since = before.evidence_since();
+        let verdict = judge(&view, &policy, since, now);
+        let mut metered = Window::default();
+        self.store.metered.values().for_each(|m| metered.merge(m));
+        let suspects = &verdict.evidence.suspects;
+        let nothing = ByPriority::default();
+        let load = Load::of(&view, &metered, nothing, suspects, since, now);
 
         let mut breaker = before.clone();
         let mut happenings = Vec::new();
@@ -221,6 +237,7 @@ impl World {
                 retry_after: None,
                 jitter: self.rng.unit(),
                 may_open: true,
+                load: Some(&load),
             },
         );
         for pop in breaker.wants_trial(&policy, now) {
@@ -242,6 +259,7 @@ impl World {
         it.last_sync = self.now;
         let calm = matches!(before.fleet, Circuit::Closed { ramp: None, .. })
             && before.pops.is_empty()
+            && before.throttle.is_none()
             && verdict.evidence.overall.nats < LEAN_SCORE;
         let counts = std::mem::take(&mut it.calm_counts);
         if calm {
@@ -296,6 +314,8 @@ impl World {
             own.pops
                 .push(PopView::of_agents(pop, windows, policy, it.baseline, since));
         }
+        it.metered.compact(now, policy.window);
+        self.store.metered.insert(replica, it.metered.clone());
         self.store.registers.insert(replica, (now, own));
         self.view()
     }

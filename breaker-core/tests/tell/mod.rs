@@ -193,6 +193,14 @@ pub(crate) fn happening(happening: &Happening, now: Timestamp) -> String {
                 explain::evidence(figures)
             )
         }
+        Happening::ThrottleSet {
+            admission,
+            accepted,
+            wanted,
+        } => explain::throttle("it", *admission, *accepted, *wanted),
+        Happening::ThrottleEnded(lasted) => {
+            format!("the throttle ended after {}", span(*lasted))
+        }
         Happening::OverrideSet(over) => format!(
             "{} set {} for {}: {}",
             over.actor,

@@ -70,12 +70,15 @@ impl Coordinator {
         loop {
             attempt += 1;
             let now = self.plane.clock.now();
-            let verdict = judge(&figures.fleet, policy, known.breaker.evidence_since(), now);
+            let since = known.breaker.evidence_since();
+            let verdict = judge(&figures.fleet, policy, since, now);
+            let load = board::load(figures, &verdict.evidence.suspects, since, now);
             let input = Input::Tick {
                 verdict: &verdict,
                 retry_after: figures.max_retry_after,
                 jitter: jitter(),
                 may_open: budget::may_open(&self.plane.board, &known.name, now),
+                load: Some(&load),
             };
             match known.attempt(&self.plane, policy, input, now).await? {
                 Attempt::Unchanged(step) => {
@@ -102,7 +105,12 @@ impl Coordinator {
         let calm = breaker
             .circuits()
             .all(|(_, c)| matches!(c, Circuit::Closed { ramp: None, .. }));
-        let regular = if calm && !trouble { CALM } else { HOT };
+        let metered = breaker.throttle.is_some();
+        let regular = if calm && !trouble && !metered {
+            CALM
+        } else {
+            HOT
+        };
         let wake = wake_at.map_or(regular, |at| self.until(at) + Duration::from_millis(1));
         regular.min(wake).max(SPACING)
     }

@@ -39,6 +39,7 @@ impl Memory {
         let new = std::mem::replace(&mut self.learned, second);
         let calm = matches!(breaker.fleet, Circuit::Closed { ramp: None, .. })
             && breaker.pops.is_empty()
+            && breaker.throttle.is_none()
             && evidence.overall.nats < LEAN_SCORE;
         // After a gap or trouble only from here on.
         if !calm || second != new + 1 {

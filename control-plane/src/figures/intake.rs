@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use breaker_core::{AgentId, BackendName, Counts, PopId, Timestamp, Window, window::SLOT};
+use breaker_core::{
+    AgentId, BackendName, ByPriority, Counts, PopId, Priority, Timestamp, Window, window::SLOT,
+};
 use rampmeter_api::{
-    convert::{duration_up_to, histogram},
+    convert::{duration_up_to, histogram, steering::from_by_priority},
     v1,
 };
 
@@ -103,6 +105,7 @@ impl OfBackend {
         let of_agent = self.agents.entry(agent.clone()).or_insert_with(|| OfAgent {
             pop: pop.clone(),
             window: Window::default(),
+            metered: Window::default(),
             rates: Rates::default(),
             budget: (BUDGET, now),
             in_flight: 0,
@@ -115,6 +118,7 @@ impl OfBackend {
         of_agent.in_flight = u64::from(wire.in_flight);
         of_agent.rates.record(now, demand(wire, cut));
         let trouble = of_agent.record_slots(wire, now, cut);
+        of_agent.record_metered(wire, now, cut);
         self.record_latency(wire, now, cut);
         self.record_retry_after(wire, now);
         trouble
@@ -168,6 +172,36 @@ impl OfAgent {
         u32::try_from(self.budget.0).unwrap_or(u32::MAX)
     }
 
+    /// What the throttle, the ramp and the agent's own limit refused: as of now,
+    /// reports are ten a second where any of them acts.
+    fn record_metered(&mut self, wire: &v1::BackendReport, now: Timestamp, cut: &mut Noted) {
+        let refused = wire.rejections.unwrap_or_default();
+        let said = [refused.throttle, refused.ramp, refused.limit];
+        let mut left = wire.demand.min(u64::from(self.left(now)));
+        let kept = said.map(|count| {
+            let kept = count.min(left);
+            left -= kept;
+            kept
+        });
+        if kept != said {
+            cut.note(|| {
+                format!(
+                    "{}: refused by throttle, ramp and limit {said:?} cut to {kept:?}",
+                    wire.backend
+                )
+            });
+        }
+        let [throttle, ramp, limit] = kept;
+        let requests = throttle + ramp + limit;
+        self.budget.0 -= requests;
+        let counts = Counts {
+            requests,
+            overloads: limit,
+            ..Counts::default()
+        };
+        self.metered.record(now, counts);
+    }
+
     fn record_slots(&mut self, wire: &v1::BackendReport, now: Timestamp, cut: &mut Noted) -> bool {
         let mut trouble = false;
         if wire.slots.len() > SLOTS_LIMIT {
@@ -198,6 +232,28 @@ impl OfAgent {
             self.window.record(at, counts);
         }
         trouble
+    }
+}
+
+/// `demand` by priority. Agents of an older version do not tell it apart.
+fn directed(wire: &v1::BackendReport, wanted: u64, cut: &mut Noted) -> ByPriority {
+    let Some(sent) = &wire.directed else {
+        let mut all = ByPriority::default();
+        all[Priority::Normal] = wanted as f64;
+        return all;
+    };
+    match from_by_priority("directed", sent) {
+        // As doubles, sums of whole numbers are a little off.
+        Ok(directed) if directed.total() <= wanted as f64 * 1.001 => directed,
+        Ok(directed) => {
+            let total = directed.total();
+            cut.note(|| format!("{}: {total} directed of a demand of {wanted}", wire.backend));
+            ByPriority(directed.0.map(|rate| rate / total * wanted as f64))
+        }
+        Err(error) => {
+            cut.note(|| format!("{}: {error}", wire.backend));
+            ByPriority::default()
+        }
     }
 }
 
@@ -235,6 +291,7 @@ fn demand(wire: &v1::BackendReport, cut: &mut Noted) -> Demand {
         refused.local,
         refused.limit,
         refused.r#override,
+        refused.throttle,
     ];
     let said = reasons.into_iter().fold(0, u64::saturating_add);
     let wanted = wire.demand.min(COUNT_LIMIT);
@@ -251,5 +308,6 @@ fn demand(wire: &v1::BackendReport, cut: &mut Noted) -> Demand {
         wanted,
         idempotent: wire.idempotent_demand.min(wanted),
         rejected,
+        directed: directed(wire, wanted, cut),
     }
 }

@@ -2,12 +2,12 @@
 
 use std::{collections::VecDeque, ops::AddAssign, time::Duration};
 
-use breaker_core::Timestamp;
+use breaker_core::{ByPriority, Timestamp};
 
 use super::{SPAN, seconds};
 
 /// Requests of some stretch of time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Demand {
     /// Wanted the backend, also those refused.
     pub(super) wanted: u64,
@@ -15,6 +15,8 @@ pub(super) struct Demand {
     pub(super) idempotent: u64,
     /// Refused by us.
     pub(super) rejected: u64,
+    /// Wanted by priority, without those that the plan sent elsewhere.
+    pub(super) directed: ByPriority,
 }
 
 impl AddAssign for Demand {
@@ -22,6 +24,7 @@ impl AddAssign for Demand {
         self.wanted = self.wanted.saturating_add(rhs.wanted);
         self.idempotent = self.idempotent.saturating_add(rhs.idempotent);
         self.rejected = self.rejected.saturating_add(rhs.rejected);
+        self.directed += rhs.directed;
     }
 }
 

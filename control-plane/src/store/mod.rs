@@ -28,7 +28,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use breaker_core::{
     AgentId, BackendName, Breaker, ByPriority, FleetView, PopId, Steering, Timestamp, Version,
-    breaker::TrialCandidate, ids::ServiceName, plan::RegionOrder,
+    Window, breaker::TrialCandidate, ids::ServiceName, plan::RegionOrder,
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -305,10 +305,13 @@ pub struct ReplicaView {
     pub latency: Vec<(u32, u32)>,
     /// A few agents that could run a trial.
     pub candidates: Vec<TrialCandidate>,
-    /// Demand that was sent here by the plan, requests a second.
+    /// Demand that was sent here by the plan, requests a second over the last ten.
     pub directed: ByPriority,
-    /// Of that, completed without overload, requests a second.
+    /// Of that, completed without overload, requests a second over the last ten.
     pub accepted: f64,
+    /// Requests refused by the throttle, the ramp or an agent's limit; the latter
+    /// are its overloads. See `breaker_core::Load`.
+    pub metered: Window,
     /// What probers found, by endpoint and POP.
     pub endpoints: Vec<EndpointView>,
 }

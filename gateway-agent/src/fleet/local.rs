@@ -151,6 +151,7 @@ impl Local {
             retry_after: moment.retry_after,
             jitter: uniform(),
             may_open: true,
+            load: None,
         };
         self.step(input, moment.now, happenings);
     }

@@ -1,6 +1,6 @@
 //! "Why is it in the state it is in?", in one answer.
 
-use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit, Mode, Timestamp};
+use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit, Mode, Timestamp, explain};
 use prost::Message;
 use rampmeter_api::{
     convert::{self, timestamp},
@@ -9,7 +9,13 @@ use rampmeter_api::{
 use tonic::Status;
 
 use super::{decode, render, state_word};
-use crate::{config::Fleet, plane::Plane, services::status, store::EventQuery};
+use crate::{
+    board::{self, Seen},
+    config::Fleet,
+    plane::Plane,
+    services::status,
+    store::EventQuery,
+};
 
 /// Events in the history.
 const HISTORY: usize = 20;
@@ -52,7 +58,9 @@ pub(super) async fn explain(
             last_transition.as_ref(),
             evidence.as_ref(),
             now,
-        ),
+        ) + &seen
+            .as_ref()
+            .map_or_else(String::new, |s| throttle(name, s, now)),
         backend: render::backend(plane, fleet, name),
         last_transition,
         evidence,
@@ -75,7 +83,8 @@ fn summary(
     let circuit = &breaker.fleet;
     let mut text = format!("{name} is {}", state_word(circuit.state()));
     if matches!(circuit, Circuit::Closed { .. }) {
-        let share = circuit.admission(now) * 100.0;
+        let throttle = breaker.throttle.map_or(1.0, |t| t.admission);
+        let share = circuit.admission(now).min(throttle) * 100.0;
         text.push_str(&format!(", admits {share:.0} % of requests"));
     }
     let since = now.since(convert::backend::since(circuit)).as_secs_f64();
@@ -112,6 +121,26 @@ fn summary(
     text
 }
 
+/// What the throttle does, in the figures it is decided by.
+fn throttle(name: &BackendName, seen: &Seen, now: Timestamp) -> String {
+    let Some(throttle) = &seen.breaker.throttle else {
+        return String::new();
+    };
+    let suspects = seen.evidence.as_ref().map_or(&[][..], |e| &e.suspects);
+    let load = board::load(&seen.figures, suspects, seen.breaker.evidence_since(), now);
+    let (took, wanted) = (load.per_second(load.accepted), load.per_second(load.wanted));
+    let what = explain::throttle(name.as_str(), throttle.admission, took, wanted);
+    let shed = match explain::shedding(seen.breaker.mix, throttle.admission) {
+        shed if shed.is_empty() => shed,
+        shed => format!("; it sheds {shed}"),
+    };
+    format!(
+        " For {:.0} s {what} over the last {:.0} s{shed}.",
+        now.since(throttle.since).as_secs_f64(),
+        load.span.as_secs_f64()
+    )
+}
+
 fn next(breaker: &Breaker, policy: &BreakerPolicy, now: Timestamp) -> (String, Option<Timestamp>) {
     match &breaker.fleet {
         Circuit::Open { until, .. } => {
@@ -140,9 +169,14 @@ fn next(breaker: &Breaker, policy: &BreakerPolicy, now: Timestamp) -> (String, O
             "full admission at the end of the ramp".to_owned(),
             Some(ramp.ends()),
         ),
-        Circuit::Closed { ramp: None, .. } => match &breaker.over {
-            Some(over) => ("the override ends".to_owned(), Some(over.expires)),
-            None => (
+        Circuit::Closed { ramp: None, .. } => match (&breaker.over, &breaker.throttle) {
+            (Some(over), _) => ("the override ends".to_owned(), Some(over.expires)),
+            (None, Some(_)) => (
+                "the throttle lets a tenth more through than is taken, until everything is"
+                    .to_owned(),
+                None,
+            ),
+            (None, None) => (
                 "nothing, as long as the evidence stays as it is".to_owned(),
                 None,
             ),

@@ -25,6 +25,7 @@ pub(super) fn backend(plane: &Plane, fleet: &Fleet, name: &BackendName) -> Optio
     if backend.state_time.is_none_or(|t| t.seconds == 0) {
         backend.state_time = Some(timestamp(fleet.applied));
     }
+    backend.mix = seen.as_ref().map(|s| s.figures.directed.into());
     backend.traffic = seen.map(|s| board::traffic(&s.figures, now));
     backend.endpoints = configured
         .endpoints

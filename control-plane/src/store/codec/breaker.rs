@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use breaker_core::{
-    AgentId, Breaker, Circuit, Mix, Mode, PopId, Ramp, Timestamp, TrialLease, Version,
+    AgentId, Breaker, Circuit, Mix, Mode, PopId, Ramp, Throttle, Timestamp, TrialLease, Version,
     breaker::Override,
 };
 use prost::Message;
 use rampmeter_api::store::{self as stored, circuit::State};
 
-use super::{Decoded, Unreadable, finite, millis, parse, range};
+use super::{Decoded, Unreadable, finite, millis, parse, range, view::read_by_priority};
 use crate::store::Record;
 
 /// Encodes a record without its version.
@@ -24,7 +24,8 @@ pub(in crate::store) fn encode_record(record: &Record) -> Vec<u8> {
         pops: pops.collect(),
         r#override: breaker.over.as_ref().map(over),
         last_transition: record.last_transition.to_vec(),
-        ..stored::BackendRecord::default()
+        throttle: breaker.throttle.as_ref().map(throttle),
+        mix: mix(breaker.mix),
     }
     .encode_to_vec()
 }
@@ -40,8 +41,8 @@ pub(in crate::store) fn decode_record(bytes: &[u8], version: Version) -> Decoded
         fleet: read_circuit(record.fleet)?,
         pops: record.pops.into_iter().map(pop).collect::<Decoded<_>>()?,
         over: record.r#override.map(read_over).transpose()?,
-        throttle: None,
-        mix: Mix::default(),
+        throttle: record.throttle.map(read_throttle).transpose()?,
+        mix: read_mix(&record.mix)?,
     };
     let last_transition = record.last_transition.into();
     Ok(Record {
@@ -142,6 +143,43 @@ fn read_ramp(ramp: stored::Ramp) -> Decoded<Ramp> {
         from_at: Timestamp::from_millis(ramp.from_ms),
         duration: Duration::from_millis(ramp.duration_ms),
     })
+}
+
+fn throttle(throttle: &Throttle) -> stored::Throttle {
+    stored::Throttle {
+        admission: throttle.admission,
+        since_ms: throttle.since.as_millis(),
+        changed_ms: throttle.changed.as_millis(),
+        told: throttle.told,
+    }
+}
+
+fn read_throttle(throttle: stored::Throttle) -> Decoded<Throttle> {
+    Ok(Throttle {
+        admission: share("a throttle's admission", throttle.admission)?,
+        since: Timestamp::from_millis(throttle.since_ms),
+        changed: Timestamp::from_millis(throttle.changed_ms),
+        told: share("a throttle's admission as told", throttle.told)?,
+    })
+}
+
+/// None for the mix of which nothing is known.
+fn mix(mix: Mix) -> Vec<f64> {
+    match mix == Mix::default() {
+        true => Vec::new(),
+        false => mix.shares().0.to_vec(),
+    }
+}
+
+fn read_mix(shares: &[f64]) -> Decoded<Mix> {
+    read_by_priority("a mix's share", shares).map(Mix::of)
+}
+
+fn share(what: &'static str, value: f64) -> Decoded<f64> {
+    if value <= 1.0 {
+        return finite(what, value);
+    }
+    Err(range(what, value))
 }
 
 fn lease(lease: &TrialLease) -> stored::Lease {

@@ -3,8 +3,8 @@ mod services;
 use std::{collections::BTreeMap, time::Duration};
 
 use breaker_core::{
-    AgentId, Breaker, Circuit, Counts, FleetView, Mix, Mode, PopId, PopView, Ramp, Timestamp,
-    TrialLease, Version, Window, Witness,
+    AgentId, Breaker, ByPriority, Circuit, Counts, FleetView, Mix, Mode, PopId, PopView, Ramp,
+    Throttle, Timestamp, TrialLease, Version, Window, Witness,
     breaker::{Override, TrialCandidate},
     evidence::Baseline,
     window::SLOT,
@@ -13,7 +13,7 @@ use proptest::{collection::vec, option, prelude::*};
 use prost::Message;
 
 use super::*;
-use crate::store::{Record, ReplicaView};
+use crate::store::{EndpointView, Record, ReplicaView};
 
 fn timestamp() -> impl Strategy<Value = Timestamp> {
     any::<u64>().prop_map(Timestamp::from_millis)
@@ -123,22 +123,63 @@ fn over() -> impl Strategy<Value = Override> {
     )
 }
 
+fn throttle() -> impl Strategy<Value = Throttle> {
+    let shares = (0.0..=1.0, 0.0..=1.0);
+    (shares, timestamp(), timestamp()).prop_map(|((admission, told), since, changed)| Throttle {
+        admission,
+        since,
+        changed,
+        told,
+    })
+}
+
+fn by_priority() -> impl Strategy<Value = ByPriority> {
+    prop_oneof![
+        Just(ByPriority::default()),
+        [0.0..1e9, 0.0..1e9, 0.0..1e9, 0.0..1e9].prop_map(ByPriority),
+    ]
+}
+
+fn endpoint() -> impl Strategy<Value = EndpointView> {
+    let found = (any::<u32>(), any::<u32>(), 0..1_u64 << 40);
+    let parts = (".*", pop(), found, vec(agent(), 0..4), ".*");
+    parts.prop_map(|(endpoint, pop, found, probers, error)| EndpointView {
+        endpoint,
+        pop,
+        healthy: found.0,
+        unhealthy: found.1,
+        probers,
+        error,
+        // Stored in thousandths.
+        probes: found.2 as f64 / 1000.0,
+    })
+}
+
 fn record() -> impl Strategy<Value = Record> {
     let pops = proptest::collection::btree_map(pop(), circuit(), 0..4);
     let version = (any::<u64>(), any::<u64>());
     let version = version.prop_map(|(epoch, revision)| Version { epoch, revision });
-    let breaker = (version, circuit(), pops, option::of(over()));
+    let breaker = (
+        version,
+        circuit(),
+        pops,
+        option::of(over()),
+        option::of(throttle()),
+        by_priority(),
+    );
     let last_transition = vec(any::<u8>(), 0..64);
-    (breaker, last_transition).prop_map(|((version, fleet, pops, over), last)| Record {
-        breaker: Breaker {
-            version,
-            fleet,
-            pops,
-            over,
-            throttle: None,
-            mix: Mix::default(),
-        },
-        last_transition: last.into(),
+    (breaker, last_transition).prop_map(|((version, fleet, pops, over, throttle, demand), last)| {
+        Record {
+            breaker: Breaker {
+                version,
+                fleet,
+                pops,
+                over,
+                throttle,
+                mix: Mix::of(demand),
+            },
+            last_transition: last.into(),
+        }
     })
 }
 
@@ -218,9 +259,11 @@ fn view() -> impl Strategy<Value = ReplicaView> {
         rates,
         latency(),
         vec(candidate, 0..4),
+        (by_priority(), 0.0..1e9, window()),
+        vec(endpoint(), 0..3),
     );
     parts.prop_map(
-        |(fleet, max_retry_after, rates, latency, candidates)| ReplicaView {
+        |(fleet, max_retry_after, rates, latency, candidates, load, endpoints)| ReplicaView {
             fleet,
             max_retry_after,
             demand_milli: rates[0],
@@ -228,7 +271,10 @@ fn view() -> impl Strategy<Value = ReplicaView> {
             in_flight: rates[2],
             latency,
             candidates,
-            ..ReplicaView::default()
+            directed: load.0,
+            accepted: load.1,
+            metered: load.2,
+            endpoints,
         },
     )
 }
@@ -370,6 +416,9 @@ fn values_out_of_range_are_named() {
         }),
         complaint(|r| r.candidates = vec![candidate(f64::NAN)]),
         complaint(|r| r.candidates = vec![candidate(-1.0)]),
+        complaint(|r| r.directed_rps = vec![1.0]),
+        complaint(|r| r.directed_rps = vec![1.0, 1.0, 1.0, f64::INFINITY]),
+        complaint(|r| r.accepted_rps = -1.0),
     ];
     let expected = [
         "POP \"\" must have 1 to 63 characters",
@@ -379,6 +428,9 @@ fn values_out_of_range_are_named() {
         "a latency bucket's delta is 1, which is out of range",
         "a candidate's demand is NaN, which is out of range",
         "a candidate's demand is -1, which is out of range",
+        "the number of priorities is 1, which is out of range",
+        "directed demand is inf, which is out of range",
+        "accepted requests is -1, which is out of range",
     ];
     assert_eq!(said, expected);
     let empty = decode_record(&[], Version::default()).expect_err("no circuit");

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use breaker_core::{
-    AgentId, Counts, FleetView, PopId, PopView, Timestamp, Window, Witness,
+    AgentId, ByPriority, Counts, FleetView, PopId, PopView, Timestamp, Window, Witness,
     breaker::TrialCandidate, evidence::Baseline, window::SLOT,
 };
 use prost::Message;
 use rampmeter_api::store as stored;
 
 use super::{Decoded, finite, millis, parse, range};
-use crate::store::ReplicaView;
+use crate::store::{EndpointView, ReplicaView};
 
 /// Encodes a register.
 pub(in crate::store) fn encode_view(view: &ReplicaView) -> Vec<u8> {
@@ -35,7 +35,13 @@ pub(in crate::store) fn encode_view(view: &ReplicaView) -> Vec<u8> {
         agents_known: view.fleet.agents_known,
         agents_reporting: view.fleet.agents_reporting,
         candidates: view.candidates.iter().map(candidate).collect(),
-        ..stored::Register::default()
+        directed_rps: match view.directed == ByPriority::default() {
+            true => Vec::new(),
+            false => view.directed.0.to_vec(),
+        },
+        accepted_rps: view.accepted,
+        endpoints: view.endpoints.iter().map(endpoint).collect(),
+        metered: slots(&view.metered),
     }
     .encode_to_vec()
 }
@@ -65,7 +71,14 @@ pub(in crate::store) fn decode_view(bytes: &[u8]) -> Decoded<ReplicaView> {
             .into_iter()
             .map(read_candidate)
             .collect::<Decoded<_>>()?,
-        ..ReplicaView::default()
+        directed: read_by_priority("directed demand", &register.directed_rps)?,
+        accepted: finite("accepted requests", register.accepted_rps)?,
+        metered: read_slots(&register.metered)?,
+        endpoints: register
+            .endpoints
+            .into_iter()
+            .map(read_endpoint)
+            .collect::<Decoded<_>>()?,
     })
 }
 
@@ -153,6 +166,44 @@ fn plausible(count: u64) -> Decoded<u64> {
         return Ok(count);
     }
     Err(range("a slot's count", count))
+}
+
+/// Four, or none for zeros.
+pub(super) fn read_by_priority(what: &'static str, rates: &[f64]) -> Decoded<ByPriority> {
+    if rates.is_empty() {
+        return Ok(ByPriority::default());
+    }
+    let four = <[f64; 4]>::try_from(rates);
+    let four = four.map_err(|_| range("the number of priorities", rates.len()))?;
+    for rate in four {
+        finite(what, rate)?;
+    }
+    Ok(ByPriority(four))
+}
+
+fn endpoint(view: &EndpointView) -> stored::EndpointRegister {
+    stored::EndpointRegister {
+        endpoint: view.endpoint.clone(),
+        pop: view.pop.to_string(),
+        healthy: view.healthy,
+        unhealthy: view.unhealthy,
+        probers: view.probers.iter().map(AgentId::to_string).collect(),
+        error: view.error.clone(),
+        probes_milli: (view.probes * 1000.0).round() as u64,
+    }
+}
+
+fn read_endpoint(view: stored::EndpointRegister) -> Decoded<EndpointView> {
+    let prober = |agent: &String| Ok(AgentId::new(agent)?);
+    Ok(EndpointView {
+        endpoint: view.endpoint,
+        pop: PopId::new(&view.pop)?,
+        healthy: view.healthy,
+        unhealthy: view.unhealthy,
+        probers: view.probers.iter().map(prober).collect::<Decoded<_>>()?,
+        error: view.error,
+        probes: view.probes_milli as f64 / 1000.0,
+    })
 }
 
 fn candidate(candidate: &TrialCandidate) -> stored::Candidate {
