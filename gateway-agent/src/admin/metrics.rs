@@ -7,8 +7,8 @@ use breaker_core::{Timestamp, breaker::StateName, histogram};
 
 use crate::{
     admin::state::state_name,
-    admit::recorder::{OUTCOMES, REFUSALS, Tally},
-    fleet::{control::Control, watched::Watched},
+    admit::recorder::{OUTCOMES, REFUSALS, SERVED, Tally},
+    fleet::{control::Control, steered::Steered, watched::Watched},
 };
 
 /// Upper bounds of the latency histogram on the page, in microseconds.
@@ -17,6 +17,9 @@ const BOUNDS_US: [u64; 14] = [
     5_000_000, 10_000_000, 30_000_000,
 ];
 
+/// In the order of `breaker_core::Priority::ALL`.
+const PRIORITIES: [&str; 4] = ["CRITICAL", "HIGH", "NORMAL", "LOW"];
+
 const STATES: [StateName; 3] = [StateName::Closed, StateName::Open, StateName::HalfOpen];
 
 /// The whole page.
@@ -24,6 +27,7 @@ pub fn page(control: &Control) -> String {
     let mut page = Page::default();
     agent(control, &mut page);
     requests(control, &mut page);
+    services(control, &mut page);
     states(control, &mut page);
     decisions(control, &mut page);
     latencies(control, &mut page);
@@ -63,6 +67,23 @@ impl Page {
             let labels = labels(watched);
             self.line(format_args!("{name}{{{labels}}} {}", value(watched)));
         }
+    }
+}
+
+/// One value for each service.
+fn each_service<V: std::fmt::Display>(
+    control: &Control,
+    page: &mut Page,
+    (name, kind, help): (&str, &str, &str),
+    value: impl Fn(&Steered) -> V,
+) {
+    page.family(name, kind, help);
+    for steered in control.services.values() {
+        let service = &steered.service.name;
+        page.line(format_args!(
+            "{name}{{service=\"{service}\"}} {}",
+            value(steered)
+        ));
     }
 }
 
@@ -196,6 +217,111 @@ fn requests(control: &Control, page: &mut Page) {
     );
 }
 
+fn services(control: &Control, page: &mut Page) {
+    let name = "rampmeter_agent_service_demand_total";
+    let help = "Requests that wanted a service, once each, without those over its quota.";
+    page.family(name, "counter", help);
+    for steered in control.services.values() {
+        let service = &steered.service.name;
+        let wanted = steered.counters().wanted().0;
+        for (priority, count) in PRIORITIES.into_iter().zip(wanted) {
+            page.line(format_args!(
+                "{name}{{service=\"{service}\",priority=\"{priority}\"}} {count}"
+            ));
+        }
+    }
+    let name = "rampmeter_agent_service_requests_total";
+    page.family(
+        name,
+        "counter",
+        "What became of a service's requests, as callers saw it.",
+    );
+    for steered in control.services.values() {
+        let (service, counters) = (&steered.service.name, steered.counters());
+        for (fate, tally) in SERVED {
+            let count = counters.get(tally);
+            page.line(format_args!(
+                "{name}{{service=\"{service}\",fate=\"{fate}\"}} {count}"
+            ));
+        }
+    }
+    plans(control, page);
+}
+
+fn plans(control: &Control, page: &mut Page) {
+    let held = |steered: &Steered| control.steerings.get(steered.service.name.as_str());
+    let version = |steered: &Steered| held(steered).map(|held| held.decision.version);
+    each_service(
+        control,
+        page,
+        (
+            "rampmeter_agent_plan_epoch",
+            "gauge",
+            "Epoch of the service's decision in force; 0 for none.",
+        ),
+        |s| version(s).map_or(0, |version| version.epoch),
+    );
+    each_service(
+        control,
+        page,
+        (
+            "rampmeter_agent_plan_revision",
+            "gauge",
+            "Revision of the service's decision in force; 0 for none.",
+        ),
+        |s| version(s).map_or(0, |version| version.revision),
+    );
+    each_service(
+        control,
+        page,
+        (
+            "rampmeter_agent_plan_stale",
+            "gauge",
+            "Nobody stands by the service's plan any more.",
+        ),
+        |s| u8::from(s.way().plan().is_some_and(|(_, fresh)| !fresh)),
+    );
+    each_service(
+        control,
+        page,
+        (
+            "rampmeter_agent_plan_shed",
+            "gauge",
+            "Share of the demand that the plan sheds, 0 to 1.",
+        ),
+        |s| s.way().plan().map_or(0.0, |(bands, _)| bands.shed()),
+    );
+    each_service(
+        control,
+        page,
+        (
+            "rampmeter_agent_drill",
+            "gauge",
+            "A drill fails or delays requests of the service here.",
+        ),
+        |s| u8::from(s.way().drill.is_some()),
+    );
+    let name = "rampmeter_agent_plan_share";
+    page.family(
+        name,
+        "gauge",
+        "Share of the demand that the plan sends to a region, 0 to 1.",
+    );
+    for steered in control.services.values() {
+        let way = steered.way();
+        let Some((bands, _)) = way.plan() else {
+            continue;
+        };
+        for (backend, band) in steered.service.regions.iter().zip(bands.regions()) {
+            let (service, backend) = (&steered.service.name, &backend.name);
+            page.line(format_args!(
+                "{name}{{service=\"{service}\",backend=\"{backend}\"}} {}",
+                band.share
+            ));
+        }
+    }
+}
+
 fn states(control: &Control, page: &mut Page) {
     let now = control.clock.now();
     one_hot(
@@ -224,6 +350,15 @@ fn states(control: &Control, page: &mut Page) {
             "Share of requests let through, 0 to 1.",
         ),
         |w| w.stance().admission(now),
+    );
+    page.each(
+        control,
+        (
+            "rampmeter_agent_throttle",
+            "gauge",
+            "Share of requests that the fleet's throttle lets through, 0 to 1.",
+        ),
+        |w| w.stance().throttle().unwrap_or(1.0),
     );
 }
 

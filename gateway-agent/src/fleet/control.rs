@@ -5,17 +5,21 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use breaker_core::{BackendName, Timestamp, breaker::TrialOutcome};
+use breaker_core::{BackendName, Steering, Timestamp, breaker::TrialOutcome, ids::ServiceName};
 use fleet_config::FleetConfig;
 use rampmeter_api::{
     convert::{
-        decision::{self, MAX_AHEAD},
+        decision::{self, Decision, MAX_AHEAD},
         duration_up_to,
+        steering::from_service_decision,
     },
     v1,
 };
@@ -30,9 +34,10 @@ use crate::{
     },
     fleet::{
         apply::{Decisions, Offer},
-        link::{Connected, Link, LinkStatus},
+        link::{Connected, Due, Link, LinkStatus},
         local::Identity,
         report::Pace,
+        steered::Steered,
         watched::{Context, Watched},
     },
 };
@@ -57,8 +62,12 @@ pub struct Control {
     pub(crate) table: Arc<ArcSwap<Snapshot>>,
     pub(crate) wake: Arc<Notify>,
     cores: usize,
-    pub(crate) decisions: Decisions,
+    /// Unix time in hours, for requests.
+    hour: Arc<AtomicU64>,
+    pub(crate) decisions: Decisions<BackendName, Decision>,
     pub(crate) backends: BTreeMap<BackendName, Watched>,
+    pub(crate) steerings: Decisions<ServiceName, Steering>,
+    pub(crate) services: BTreeMap<ServiceName, Steered>,
     pub(crate) valid_for: Duration,
     pub(crate) link: Option<Link>,
     pub(crate) status: LinkStatus,
@@ -90,8 +99,11 @@ impl Control {
             table: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
             wake: Arc::new(Notify::new()),
             cores,
+            hour: Arc::new(AtomicU64::new(unix_hour())),
             decisions: Decisions::default(),
             backends: BTreeMap::new(),
+            steerings: Decisions::default(),
+            services: BTreeMap::new(),
             valid_for: VALID_FOR,
             link: None,
             status: LinkStatus::default(),
@@ -106,7 +118,10 @@ impl Control {
 
     /// One gate for each core.
     pub fn gates(&self) -> Vec<CoreGate> {
-        let gate = |core| CoreGate::new(core, self.table.clone(), self.clock);
+        let gate = |core| {
+            let hour = self.hour.clone();
+            CoreGate::new(core, self.table.clone(), self.clock, hour)
+        };
         (0..self.cores).map(gate).collect()
     }
 
@@ -192,6 +207,7 @@ impl Control {
         for gone in before.values_mut() {
             gone.retire();
         }
+        self.install_services(&next);
         self.refresh_all(now);
         self.table.store(Arc::new(next));
         self.source = source;
@@ -202,6 +218,23 @@ impl Control {
             "configuration in force"
         );
         Ok(())
+    }
+
+    fn install_services(&mut self, next: &Snapshot) {
+        let mut before = std::mem::take(&mut self.services);
+        for (name, service) in &next.services {
+            let steered = match before.remove(name) {
+                Some(mut steered) => {
+                    steered.renew(service.clone());
+                    steered
+                }
+                None => Steered::new(service.clone()),
+            };
+            self.services.insert(name.clone(), steered);
+        }
+        // One of this name that comes back is another one.
+        self.steerings
+            .retain(|name| next.services.contains_key(name));
     }
 
     fn check_pop(&self, config: &FleetConfig) -> Result<(), String> {
@@ -224,6 +257,7 @@ impl Control {
         let valid_for = duration_up_to("valid_for", welcome.valid_for.as_ref(), at_most);
         self.valid_for = valid_for.ok().filter(|d| !d.is_zero()).unwrap_or(VALID_FOR);
         self.decisions.begin_stream();
+        self.steerings.begin_stream();
         self.link = Some(link);
         self.status.connected = Some(connected);
         self.status.streams += 1;
@@ -248,7 +282,8 @@ impl Control {
                 }
                 Ok(decision) => {
                     let name = decision.backend.clone();
-                    if self.decisions.offer(decision, now, unix_ms()) == Offer::Applied {
+                    let offer = self.decisions.offer(name.clone(), decision, now, unix_ms());
+                    if offer == Offer::Applied {
                         applied += 1;
                         self.decided(&name, now);
                     }
@@ -256,11 +291,16 @@ impl Control {
                 }
             }
         }
+        applied += self.apply_services(&message.services, now);
         if message.complete {
             let named = |name: &str| message.decisions.iter().any(|wire| wire.backend == name);
             let backends = &self.backends;
             self.decisions
                 .retain(|name| backends.contains_key(name) || named(name.as_str()));
+            let named = |name: &str| message.services.iter().any(|wire| wire.service == name);
+            let services = &self.services;
+            self.steerings
+                .retain(|name| services.contains_key(name) || named(name.as_str()));
         }
         for removed in &message.removed {
             self.decisions.remove(removed);
@@ -272,6 +312,24 @@ impl Control {
         applied
     }
 
+    /// Takes decisions about services. Returns how many were new.
+    fn apply_services(&mut self, services: &[v1::ServiceDecision], now: Timestamp) -> usize {
+        let mut applied = 0;
+        for wire in services {
+            match from_service_decision(wire, now) {
+                Err(error) => {
+                    tracing::warn!(service = wire.service, "a decision makes no sense: {error}");
+                }
+                Ok((name, steering)) => {
+                    let offer = self.steerings.offer(name.clone(), steering, now, unix_ms());
+                    applied += usize::from(offer == Offer::Applied);
+                    self.steer(&name, now);
+                }
+            }
+        }
+        applied
+    }
+
     /// Takes up decisions of an earlier run. They may have gone stale since, by
     /// this host's own clock.
     pub fn restore(&mut self, saved: &Saved<v1::Decisions>, unix_ms: u64, now: Timestamp) {
@@ -279,10 +337,26 @@ impl Control {
         let heard = now - age.min(MAX_AHEAD);
         for wire in &saved.message.decisions {
             match decision::from_decision(wire, heard) {
-                Ok(decision) => self.decisions.restore(decision, heard, saved.unix_ms),
+                Ok(decision) => {
+                    let name = decision.backend.clone();
+                    self.decisions.restore(name, decision, heard, saved.unix_ms);
+                }
                 Err(error) => {
                     tracing::warn!(
                         backend = wire.backend,
+                        "a saved decision makes no sense: {error}"
+                    );
+                }
+            }
+        }
+        for wire in &saved.message.services {
+            match from_service_decision(wire, heard) {
+                Ok((name, steering)) => {
+                    self.steerings.restore(name, steering, heard, saved.unix_ms);
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        service = wire.service,
                         "a saved decision makes no sense: {error}"
                     );
                 }
@@ -294,6 +368,7 @@ impl Control {
     pub fn heard(&mut self, now: Timestamp) {
         if !self.status.store_unavailable {
             self.decisions.heard(now);
+            self.steerings.heard(now);
         }
     }
 
@@ -337,6 +412,7 @@ impl Control {
     /// One turn: reads the counts, moves local breakers, works out stances and
     /// sends what is due.
     pub fn turn(&mut self, now: Timestamp) {
+        self.hour.store(unix_hour(), Relaxed);
         let mut turning = Vec::new();
         for (name, watched) in &mut self.backends {
             if watched.drain(now) || !watched.is_quiet() {
@@ -346,6 +422,17 @@ impl Control {
         for name in turning {
             self.refresh(&name, now);
         }
+        let mut turning = Vec::new();
+        for (name, steered) in &mut self.services {
+            steered.drain(now);
+            let held = self.steerings.get(name.as_str());
+            if steered.is_outdated(held, self.valid_for, now) {
+                turning.push(name.clone());
+            }
+        }
+        for name in turning {
+            self.steer(&name, now);
+        }
         self.flush(now);
     }
 
@@ -353,6 +440,17 @@ impl Control {
         let names: Vec<BackendName> = self.backends.keys().cloned().collect();
         for name in names {
             self.refresh(&name, now);
+        }
+        let names: Vec<ServiceName> = self.services.keys().cloned().collect();
+        for name in names {
+            self.steer(&name, now);
+        }
+    }
+
+    fn steer(&mut self, name: &ServiceName, now: Timestamp) {
+        if let Some(steered) = self.services.get_mut(name) {
+            let held = self.steerings.get(name.as_str());
+            steered.refresh(held, self.valid_for, &self.identity.pop, now);
         }
     }
 
@@ -397,14 +495,26 @@ impl Control {
         let urgent = self
             .backends
             .values()
-            .any(|watched| watched.pending.is_urgent());
+            .any(|watched| watched.pending.is_urgent())
+            || self.services.values().any(Steered::is_urgent);
         let urgent = urgent && self.pace.allow(now);
-        let due = |watched: &&mut Watched| {
-            (urgent && watched.pending.is_urgent()) || watched.is_due(now, link.calm, link.hot)
-        };
-        let mut due: Vec<&mut Watched> = self.backends.values_mut().filter(due).collect();
-        let sent = link.report(&mut due, now);
+        let (calm, hot) = (link.calm, link.hot);
+        let backends = self.backends.values_mut().filter(|watched| {
+            (urgent && watched.pending.is_urgent()) || watched.is_due(now, calm, hot)
+        });
+        let services = self
+            .services
+            .values_mut()
+            .filter(|steered| (urgent && steered.is_urgent()) || steered.is_due(now, calm, hot));
+        let due = backends.map(Due::Backend);
+        let due = due.chain(services.map(Due::Service)).collect();
+        let sent = link.report(due, now);
         self.status.report_bytes += sent.bytes;
         self.status.reports += sent.reports;
     }
+}
+
+/// Unix time in whole hours.
+fn unix_hour() -> u64 {
+    unix_ms() / 3_600_000
 }

@@ -8,5 +8,6 @@ pub mod link;
 pub mod local;
 pub mod report;
 mod session;
+pub mod steered;
 pub mod stream;
 pub mod watched;

@@ -8,7 +8,10 @@ mod leases;
 mod obeying;
 mod reporting;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use breaker_core::{AgentId, FailureKind, OutcomeClass, PopId, Timestamp, breaker::StateName};
 use rampmeter_api::v1::{self, connect_request::Message as Up};
@@ -16,8 +19,12 @@ use tokio::sync::mpsc;
 
 use crate::{
     admit::{
-        gate::{BackendIndex, CoreGate, Permit, Refusal, RefusalReason},
+        backend::BackendIndex,
+        gate::CoreGate,
+        permit::Permit,
         recorder::Tally,
+        refusal::{Denied, Refusal, RefusalReason},
+        service::{Service, Wish},
     },
     config::configuration::{ConfigSource, FleetText},
     fleet::{
@@ -123,9 +130,31 @@ impl Rig {
         self.control.turn(now);
     }
 
+    /// The service as configured now.
+    fn service(&self) -> Arc<Service> {
+        let table = self.control.table.load();
+        table.services["pay"].clone()
+    }
+
     fn ask(&self, idempotent: bool) -> Result<Permit, Refusal> {
+        let wish = Wish {
+            idempotent,
+            ..Wish::default()
+        };
+        match self.wish(&wish) {
+            Ok(permit) => Ok(permit),
+            Err(Denied::Refused(refusal)) => Err(refusal),
+            Err(denied) => panic!("{denied:?}"),
+        }
+    }
+
+    fn wish(&self, wish: &Wish) -> Result<Permit, Denied> {
+        self.wish_of(&self.service(), wish)
+    }
+
+    fn wish_of(&self, service: &Service, wish: &Wish) -> Result<Permit, Denied> {
         let at = self.start.1 + self.elapsed;
-        self.gate.admit_at(BackendIndex(0), idempotent, at)
+        self.gate.admit_at(service, wish, at)
     }
 
     fn reason(&self) -> Option<RefusalReason> {

@@ -7,7 +7,7 @@ use super::{
     rig::{Rig, Scripted, fleet},
 };
 use crate::{
-    admit::{gate::RefusalReason, recorder::Tally},
+    admit::{recorder::Tally, refusal::RefusalReason},
     limits::MAX_FIELD_BYTES,
 };
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use breaker_core::{breaker::Version, ids::PopId, time::Timestamp};
+use breaker_core::{Mix, breaker::Version, ids::PopId, time::Timestamp};
 use fleet_config::FleetConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,8 +13,10 @@ use tokio::{
 
 use crate::{
     admit::{
-        gate::{Backend, CoreGate, RefusalReason},
+        backend::Backend,
+        gate::CoreGate,
         recorder::Tally,
+        refusal::RefusalReason,
         snapshot::Snapshot,
         stance::{Rule, Stance},
     },
@@ -51,7 +53,7 @@ impl Rig {
     pub(super) fn unconfigured() -> Self {
         let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
         let wake = Arc::new(Notify::new());
-        let gate = CoreGate::new(0, table.clone(), Clock::new());
+        let gate = CoreGate::new(0, table.clone(), Clock::new(), Arc::default());
         let listeners = Listeners::bind(([127, 0, 0, 1], 0).into(), 1).expect("a free port");
         let (drain, draining) = watch::channel(false);
         let server = Server::start(listeners, vec![gate], &draining).expect("a thread");
@@ -98,6 +100,7 @@ impl Rig {
                 epoch: 3,
                 revision: 42,
             },
+            mix: Mix::default(),
             shadow: false,
         };
         self.backend(region).live.stance.store(Arc::new(stance));

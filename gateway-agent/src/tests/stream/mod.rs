@@ -11,7 +11,7 @@ use tonic::Status;
 
 use self::plane::{Plane, eventually, within};
 use crate::{
-    admit::gate::{BackendIndex, CoreGate},
+    admit::{gate::CoreGate, service::Wish},
     config::configuration::ConfigSource,
     fleet::{
         control::Control,
@@ -60,7 +60,9 @@ impl Client {
 
     fn fail_once(&self) {
         use breaker_core::{FailureKind, OutcomeClass};
-        let permit = self.gate.admit(BackendIndex(0), true).expect("admitted");
+        let service = &self.gate.snapshot().services["pay"];
+        let permit = self.gate.admit(service, &Wish::default());
+        let permit = permit.expect("admitted");
         permit.finish(OutcomeClass::Failure(FailureKind::Reset), None);
     }
 
