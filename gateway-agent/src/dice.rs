@@ -27,6 +27,9 @@ mod tests {
         for _ in 0..4000 {
             quarters[(uniform() * 4.0) as usize] += 1;
         }
-        assert!(quarters.iter().all(|n| (800..1200).contains(n)), "{quarters:?}");
+        assert!(
+            quarters.iter().all(|n| (800..1200).contains(n)),
+            "{quarters:?}"
+        );
     }
 }
