@@ -8,6 +8,7 @@ use breaker_core::{Timestamp, breaker::StateName, histogram};
 use crate::{
     admin::state::state_name,
     admit::recorder::{OUTCOMES, REFUSALS, SERVED, Tally},
+    clock::nanos,
     fleet::{control::Control, steered::Steered, watched::Watched},
 };
 
@@ -301,6 +302,7 @@ fn plans(control: &Control, page: &mut Page) {
         ),
         |s| u8::from(s.way().drill.is_some()),
     );
+    quotas(control, page);
     let name = "rampmeter_agent_plan_share";
     page.family(
         name,
@@ -319,6 +321,27 @@ fn plans(control: &Control, page: &mut Page) {
                 band.share
             ));
         }
+    }
+}
+
+fn quotas(control: &Control, page: &mut Page) {
+    let now = nanos(control.clock.now());
+    let limited = || {
+        let services = control.services.values().map(|steered| &steered.service);
+        services.filter_map(|service| Some((&service.name, service.quota.as_ref()?)))
+    };
+    let name = "rampmeter_agent_quota_rate";
+    let help = "Requests a second of this agent, in its bucket of all callers without their own.";
+    page.family(name, "gauge", help);
+    for (service, quota) in limited() {
+        let rate = quota.standing(now).rate;
+        page.line(format_args!("{name}{{service=\"{service}\"}} {rate}"));
+    }
+    let name = "rampmeter_agent_quota_keys";
+    page.family(name, "gauge", "Callers with a bucket of their own.");
+    for (service, quota) in limited() {
+        let keys = quota.standing(now).keys;
+        page.line(format_args!("{name}{{service=\"{service}\"}} {keys}"));
     }
 }
 

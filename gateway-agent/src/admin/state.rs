@@ -2,6 +2,7 @@
 //! for tests.
 
 use breaker_core::{Circuit, Mode, Timestamp, breaker::StateName, steering::Fault};
+use fleet_config::RequestKey;
 use rampmeter_api::convert::decision::Decision;
 use serde_json::{Value, json};
 
@@ -12,6 +13,7 @@ use crate::{
         stance::{Rule, Shares, Stance, ruling},
         way::{Course, Injection, Way},
     },
+    clock::nanos,
     fleet::{
         apply::Held,
         control::Control,
@@ -80,10 +82,25 @@ fn service(control: &Control, steered: &Steered, now: Timestamp) -> Value {
         "shed": way.plan().map(|(bands, _)| bands.shed()),
         "mix": way.mix.shares().0,
         "drill": way.drill.as_ref().map(|drill| injection(control, drill, now)),
+        "quota": quota(steered, now),
         "demand": counters.wanted().total() as u64,
         "demand_by_priority": counters.wanted().0.map(|count| count as u64),
         "served": named(&counters, &SERVED),
     })
+}
+
+fn quota(steered: &Steered, now: Timestamp) -> Option<Value> {
+    let quota = steered.service.quota.as_ref()?;
+    let (settings, standing) = (quota.settings(), quota.standing(nanos(now)));
+    let key = settings.key.as_ref().map(|RequestKey::Header(name)| name);
+    Some(json!({
+        "configured_rate": settings.rate,
+        "configured_burst": settings.burst,
+        "key": key,
+        "rate": standing.rate,
+        "lent": standing.lent,
+        "keys": standing.keys,
+    }))
 }
 
 /// By what its requests find their region.

@@ -22,7 +22,7 @@ use crate::{
         lease::Lease,
         permit::Permit,
         recorder::Tally,
-        refusal::{Denied, Refusal, RefusalReason, Shed},
+        refusal::{Denied, OverQuota, Refusal, RefusalReason, Shed},
         service::{Service, ServiceCell, Wish},
         snapshot::Snapshot,
         stance::{Answer, Stance, later},
@@ -94,6 +94,9 @@ impl CoreGate {
         started: Instant,
     ) -> Result<Permit, Denied> {
         let served = &service.cells[self.core];
+        self.take_quota(service, wish, started)
+            .inspect_err(|_| served.counts.count(Tally::OverQuota))
+            .map_err(Denied::OverQuota)?;
         served.counts.count(Tally::wanted(wish.priority));
         let way = service.way.load();
         let request = Asking {
@@ -115,6 +118,23 @@ impl CoreGate {
             if let Denied::Shed(_) = denied {
                 served.counts.count(Tally::Shed);
             }
+        })
+    }
+
+    fn take_quota(
+        &self,
+        service: &Service,
+        wish: &Wish,
+        started: Instant,
+    ) -> Result<(), OverQuota> {
+        let Some(quota) = &service.quota else {
+            return Ok(());
+        };
+        let taken = quota.take(wish.caller, self.clock.nanos_at(started));
+        taken.map_err(|wait| OverQuota {
+            retry_after: wait + later(0.0, self.roll()),
+            rate: quota.settings().rate,
+            service: service.name.clone(),
         })
     }
 

@@ -65,9 +65,22 @@ pub struct Shed {
     pub service: ServiceName,
 }
 
+/// A request over its caller's, or its service's, quota.
+#[derive(Debug, Clone)]
+pub struct OverQuota {
+    /// When to come back, jittered, at least 1 s.
+    pub retry_after: Duration,
+    /// The fleet's whole quota, requests a second.
+    pub rate: f64,
+    /// Whose quota.
+    pub service: ServiceName,
+}
+
 /// A request that no region takes.
 #[derive(Debug, Clone)]
 pub enum Denied {
+    /// It is not asked for any.
+    OverQuota(OverQuota),
     /// The region that it should go to refuses it, and no other has room.
     Refused(Refusal),
     /// The plan has no region for it.

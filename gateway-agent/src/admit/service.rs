@@ -8,10 +8,12 @@ use breaker_core::{
     ids::ServiceName,
     shed::{Priority, ShedKey},
 };
+use fleet_config::Throttle;
 
 use crate::admit::{
     backend::Backend,
     places::{ByPriority, Places},
+    quota::Quota,
     recorder::{Counters, Counts},
     way::Way,
 };
@@ -26,6 +28,8 @@ pub struct Service {
     pub(crate) way: ArcSwap<Way>,
     /// Makes the plan's cut of the requests independent of the backends'.
     pub(crate) salt: ShedKey,
+    /// What it may be asked; the same as long as it is configured alike.
+    pub(crate) quota: Option<Arc<Quota>>,
     /// One for each core; the same in every configuration that has the service.
     pub(crate) cells: Arc<[Arc<ServiceCell>]>,
 }
@@ -36,14 +40,21 @@ impl Service {
     pub(crate) fn new(
         name: ServiceName,
         regions: Box<[Arc<Backend>]>,
+        throttle: Option<&Throttle>,
         cores: usize,
         before: Option<&Self>,
     ) -> Self {
+        let quota = before.and_then(|before| before.quota.as_ref());
+        let quota = throttle.map(|settings| match quota {
+            Some(quota) if quota.settings() == settings => quota.clone(),
+            other => Arc::new(Quota::new(settings, other.map(Arc::as_ref))),
+        });
         let fresh = || (0..cores).map(|_| Arc::default()).collect();
         Self {
             way: ArcSwap::from_pointee(Way::in_order(regions.len())),
             salt: ShedKey::of(name.as_str().as_bytes()),
             cells: before.map_or_else(fresh, |before| before.cells.clone()),
+            quota,
             name,
             regions,
         }
@@ -76,6 +87,8 @@ pub struct Wish {
     pub priority: Priority,
     /// Who is admitted together with it.
     pub key: Option<ShedKey>,
+    /// Whose quota it uses, where each caller has one.
+    pub caller: Option<ShedKey>,
     /// It may be a trial without harm.
     pub idempotent: bool,
 }

@@ -67,11 +67,13 @@ impl Snapshot {
             live.max_concurrency
                 .store(service.limits.max_concurrency, Relaxed);
         }
-        let services = config.services.keys().map(|name| {
+        let services = config.services.iter().map(|(name, settings)| {
             let order = config.region_order(pop, name);
             let regions = order.map(|b| backends[known[&b.name].0 as usize].clone());
             let before = self.services.get(name).map(Arc::as_ref);
-            let service = Service::new(name.clone(), regions.collect(), cores, before);
+            let regions = regions.collect();
+            let throttle = settings.throttle.as_ref();
+            let service = Service::new(name.clone(), regions, throttle, cores, before);
             (name.clone(), Arc::new(service))
         });
         Self {

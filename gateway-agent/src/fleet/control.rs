@@ -26,8 +26,8 @@ use rampmeter_api::{
 use tokio::sync::Notify;
 
 use crate::{
-    admit::{gate::CoreGate, snapshot::Snapshot},
-    clock::{Clock, unix_ms},
+    admit::{gate::CoreGate, quota::Grant, snapshot::Snapshot},
+    clock::{Clock, nanos, unix_ms},
     config::{
         configuration::{ConfigSource, FleetText},
         state_dir::Saved,
@@ -51,6 +51,9 @@ const MAX_RESULTS: usize = 256;
 
 /// Longest lease that is believed: the longest total timeout, and a second.
 const MAX_LEASE: Duration = Duration::from_secs(3601);
+
+/// Longest grant of a quota that is believed.
+const MAX_GRANT: Duration = Duration::from_secs(60);
 
 /// The control side of one agent.
 #[derive(Debug)]
@@ -207,7 +210,7 @@ impl Control {
         for gone in before.values_mut() {
             gone.retire();
         }
-        self.install_services(&next);
+        self.install_services(&next, now);
         self.refresh_all(now);
         self.table.store(Arc::new(next));
         self.source = source;
@@ -220,7 +223,7 @@ impl Control {
         Ok(())
     }
 
-    fn install_services(&mut self, next: &Snapshot) {
+    fn install_services(&mut self, next: &Snapshot, now: Timestamp) {
         let mut before = std::mem::take(&mut self.services);
         for (name, service) in &next.services {
             let steered = match before.remove(name) {
@@ -228,7 +231,7 @@ impl Control {
                     steered.renew(service.clone());
                     steered
                 }
-                None => Steered::new(service.clone()),
+                None => Steered::new(service.clone(), now),
             };
             self.services.insert(name.clone(), steered);
         }
@@ -396,6 +399,26 @@ impl Control {
         match BackendName::parse(&grant.backend) {
             Ok(name) if usable => self.refresh(&name, now),
             _ => self.result(&grant.backend, &grant.lease_id, TrialOutcome::Returned),
+        }
+    }
+
+    /// This agent's part of the fleet's quotas.
+    pub fn lend(&mut self, grant: &v1::QuotaGrant, now: Timestamp) {
+        for quota in &grant.quotas {
+            let left = duration_up_to("expires_in", quota.expires_in.as_ref(), MAX_GRANT);
+            let rates = [quota.rate, quota.rate_alone];
+            let sane = rates.iter().all(|rate| rate.is_finite() && *rate >= 0.0);
+            match (self.services.get(quota.service.as_str()), left) {
+                (Some(steered), Ok(left)) if sane => steered.lend(&Grant {
+                    key_hash: quota.key_hash,
+                    rate: quota.rate,
+                    until: nanos(now + left),
+                    alone: quota.rate_alone,
+                }),
+                // The configuration is on its way, or the service has left it.
+                (None, _) => {}
+                _ => tracing::warn!(?quota, "a quota makes no sense"),
+            }
         }
     }
 

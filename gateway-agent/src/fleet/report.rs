@@ -110,6 +110,11 @@ impl Rhythm {
         now.since(self.sent) >= interval
     }
 
+    /// When it was last told.
+    pub fn told_at(&self) -> Timestamp {
+        self.sent
+    }
+
     /// It is told.
     pub fn told(&mut self, now: Timestamp) {
         self.urgent = false;

@@ -8,13 +8,15 @@ use rampmeter_api::v1;
 
 use crate::{
     admit::{
+        quota::Grant,
         recorder::{Counters, Tally},
         service::Service,
         way::{Course, Directions, Way},
     },
+    clock::nanos,
     fleet::{
         apply::Held,
-        report::{Rhythm, Slots},
+        report::{MAX_AGE, Rhythm, Slots},
     },
 };
 
@@ -26,6 +28,8 @@ pub struct Steered {
     slots: Slots,
     rhythm: Rhythm,
     read: Counters,
+    /// When its quota was last tidied.
+    tidied: Timestamp,
     /// The decision was fresh when the way was last worked out.
     fresh: bool,
     /// When the first of its drains and drills ends.
@@ -34,11 +38,12 @@ pub struct Steered {
 
 impl Steered {
     /// A service that was just configured.
-    pub fn new(service: Arc<Service>) -> Self {
+    pub fn new(service: Arc<Service>, now: Timestamp) -> Self {
         Self {
             slots: Slots::default(),
             rhythm: Rhythm::default(),
             read: service.counters(),
+            tidied: now,
             fresh: false,
             until: None,
             service,
@@ -62,6 +67,7 @@ impl Steered {
 
     /// Reads what the cores counted since the last time.
     pub fn drain(&mut self, now: Timestamp) {
+        self.tidy(now);
         let read = self.service.counters();
         let delta = read.since(&self.read);
         if delta.is_zero() {
@@ -77,6 +83,29 @@ impl Steered {
         }
         if failed || refused {
             self.rhythm.heat(now);
+        }
+    }
+
+    /// Forgets callers that are gone, and what their quotas counted if nobody
+    /// takes it, as with all counts.
+    fn tidy(&mut self, now: Timestamp) {
+        let Some(quota) = &self.service.quota else {
+            return;
+        };
+        if now.since(self.tidied) < MAX_AGE {
+            return;
+        }
+        self.tidied = now;
+        quota.tidy(nanos(now));
+        if now.since(self.rhythm.told_at()) > MAX_AGE {
+            quota.report();
+        }
+    }
+
+    /// Takes a part of the fleet's quota.
+    pub fn lend(&self, grant: &Grant) {
+        if let Some(quota) = &self.service.quota {
+            quota.lend(grant);
         }
     }
 
@@ -148,6 +177,8 @@ impl Steered {
             sum.add(&counters);
         }
         self.rhythm.told(now);
+        let quota = self.service.quota.as_ref();
+        let quotas = quota.map(|quota| quota.report()).unwrap_or_default();
         v1::ServiceReport {
             service: self.service.name.as_str().to_owned(),
             demand: Some(sum.wanted().into()),
@@ -157,7 +188,7 @@ impl Steered {
             shed: sum.get(Tally::Shed),
             shadowed: sum.get(Tally::Shadowed),
             drilled: sum.get(Tally::Drilled),
-            quotas: Vec::new(),
+            quotas,
         }
     }
 }

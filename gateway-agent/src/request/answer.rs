@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::{
-    admit::refusal::{Refusal, Shed},
+    admit::refusal::{OverQuota, Refusal, Shed},
     request::{body::Body, intake::Unfit},
 };
 
@@ -18,6 +18,8 @@ const OURS: HeaderName = HeaderName::from_static("x-rampmeter");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
@@ -236,6 +238,40 @@ pub(crate) fn shed(shed: &Shed, grpc: bool) -> Response<Body> {
     answer(&face, whose, Some(shed.version), wait, grpc)
 }
 
+/// The answer to a request over its quota, with the fields of
+/// draft-ietf-httpapi-ratelimit-headers-10.
+pub(crate) fn over_quota(over: &OverQuota, grpc: bool) -> Response<Body> {
+    let face = face(
+        StatusCode::TOO_MANY_REQUESTS,
+        code::RESOURCE_EXHAUSTED,
+        "quota",
+        "this is more than the quota allows; come back after Retry-After",
+    );
+    let whose = Some(Whose::Service(over.service.as_str()));
+    let mut response = answer(&face, whose, None, Some(over.retry_after), grpc);
+    let (quota, window) = policy(over.rate);
+    let wait = whole_seconds(over.retry_after);
+    let headers = response.headers_mut();
+    let mut field = |name, text: String| {
+        // Digits and punctuation always make a value.
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
+            headers.insert(name, value);
+        }
+    };
+    field(RATE_LIMIT_POLICY, format!("\"quota\";q={quota};w={window}"));
+    field(RATE_LIMIT, format!("\"quota\";r=0;t={wait}"));
+    response
+}
+
+/// A rate as whole requests in whole seconds: in one, unless that is less than
+/// a request, and then in as many as it takes.
+fn policy(rate: f64) -> (u64, u64) {
+    match rate >= 1.0 {
+        true => (rate as u64, 1),
+        false => (1, (1.0 / rate).ceil() as u64),
+    }
+}
+
 /// The answer to a request that failed; with the backend, and the decision it
 /// was admitted under, if it got that far.
 pub(crate) fn fault(fault: Fault, at: Option<(&str, Version)>, grpc: bool) -> Response<Body> {
@@ -385,6 +421,18 @@ mod tests {
             assert!(reasons.insert(reason), "{reason} twice");
             let plain = |b: u8| (b' '..=b'~').contains(&b) && !matches!(b, b'"' | b'\\' | b'%');
             assert!(detail.bytes().all(plain), "{detail}");
+        }
+    }
+
+    #[test]
+    fn a_quota_is_told_as_whole_requests_in_whole_seconds() {
+        for (rate, expected) in [
+            (500.0, (500, 1)),
+            (1.5, (1, 1)),
+            (0.5, (1, 2)),
+            (0.3, (1, 4)),
+        ] {
+            assert_eq!(policy(rate), expected, "{rate}");
         }
     }
 

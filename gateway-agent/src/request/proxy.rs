@@ -11,8 +11,7 @@ use hyper::body::Incoming;
 use crate::{
     admit::{
         permit::Permit,
-        refusal::{Denied, Refusal, Shed},
-        service::Wish,
+        refusal::{Denied, OverQuota, Refusal, Shed},
     },
     backend::{
         classify,
@@ -44,6 +43,8 @@ enum Rejection {
     Fault(Fault),
     /// It failed at this backend, admitted under this decision.
     FaultAt(Fault, BackendName, breaker_core::Version),
+    /// It is over its quota.
+    OverQuota(OverQuota),
     /// No backend takes it.
     Refused(Refusal),
     /// No region has room for it.
@@ -53,6 +54,7 @@ enum Rejection {
 impl From<Denied> for Rejection {
     fn from(denied: Denied) -> Self {
         match denied {
+            Denied::OverQuota(over) => Self::OverQuota(over),
             Denied::Refused(refusal) => Self::Refused(refusal),
             Denied::Shed(shed) => Self::Shed(shed),
             Denied::NoRegion => Self::Fault(Fault::NoRegion),
@@ -90,6 +92,7 @@ fn guarded(
     ended.map(move |ended| match ended {
         Ok(Ok(response)) => response,
         Ok(Err(Rejection::Refused(refusal))) => answer::refused(&refusal, grpc),
+        Ok(Err(Rejection::OverQuota(over))) => answer::over_quota(&over, grpc),
         Ok(Err(Rejection::Shed(shed))) => answer::shed(&shed, grpc),
         Ok(Err(Rejection::Fault(fault))) => answer::fault(fault, None, grpc),
         Ok(Err(Rejection::FaultAt(fault, backend, version))) => {
@@ -118,14 +121,11 @@ async fn handle(
     // Route.
     let destination = route(&table, &parts, &target).ok_or(Fault::NoRoute)?;
     check_declared_length(destination, &body)?;
-    // Classify priority and shed key.
-    let wish = Wish {
-        priority: destination.ranking.priority(&parts.headers),
-        key: destination.ranking.shed_key(&parts.headers),
-        idempotent: parts.method.is_idempotent() && !grpc,
-    };
-    // Admit, to the region that the plan picks. (A queue, and the fallback cache,
-    // come before refusing.)
+    // Classify priority, shed key and caller.
+    let idempotent = parts.method.is_idempotent() && !grpc;
+    let wish = destination.ranking.wish(&parts.headers, idempotent);
+    // Admit, within the quota, to the region that the plan picks. (A queue, and
+    // the fallback cache, come before refusing.)
     let permit = core.gate.admit(&destination.service, &wish)?;
     // Pick.
     let upstream = table.upstream(permit.backend()).ok_or(Fault::Internal)?;

@@ -1,8 +1,10 @@
 //! How important a request is, and who is admitted together with it.
 
 use breaker_core::{Priority, shed::ShedKey};
-use fleet_config::{PriorityRule, RequestKey, Route};
+use fleet_config::{RequestKey, Route, Service};
 use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::admit::service::Wish;
 
 /// A route's way to rank its requests.
 #[derive(Debug)]
@@ -11,21 +13,37 @@ pub(crate) struct Ranking {
     header: Option<HeaderName>,
     default: Priority,
     shed_key: Option<HeaderName>,
+    /// Names the caller, where each has a quota.
+    caller: Option<HeaderName>,
 }
 
 impl Ranking {
-    pub(crate) fn new(route: &Route, rule: &PriorityRule) -> Self {
+    pub(crate) fn new(route: &Route, service: &Service) -> Self {
+        let rule = &service.priority;
+        let throttle = service.throttle.as_ref();
+        let caller = throttle.and_then(|throttle| throttle.key.as_ref());
         Self {
             route: route.priority,
             header: rule.header.as_deref().and_then(field),
             default: rule.default,
             shed_key: rule.shed_key.as_ref().and_then(key_field),
+            caller: caller.and_then(key_field),
+        }
+    }
+
+    /// What admission needs to know.
+    pub(crate) fn wish(&self, headers: &HeaderMap, idempotent: bool) -> Wish {
+        Wish {
+            priority: self.priority(headers),
+            key: hashed(self.shed_key.as_ref(), headers),
+            caller: hashed(self.caller.as_ref(), headers),
+            idempotent,
         }
     }
 
     /// The priority of a request. Anybody can write a header, so it lowers what
     /// the route says and never raises it.
-    pub(crate) fn priority(&self, headers: &HeaderMap) -> Priority {
+    fn priority(&self, headers: &HeaderMap) -> Priority {
         let named = self.header.as_ref().and_then(|name| headers.get(name));
         let named = named.map(|value| word(value).unwrap_or(self.default));
         match (self.route, named) {
@@ -34,16 +52,16 @@ impl Ranking {
             (None, None) => self.default,
         }
     }
+}
 
-    /// What keeps a user's requests together; none for one that names none.
-    pub(crate) fn shed_key(&self, headers: &HeaderMap) -> Option<ShedKey> {
-        let value = headers.get(self.shed_key.as_ref()?)?;
-        Some(ShedKey::of(value.as_bytes()))
-    }
+/// The hash of a field's value; `None` for a request without one.
+fn hashed(name: Option<&HeaderName>, headers: &HeaderMap) -> Option<ShedKey> {
+    let value = headers.get(name?)?;
+    Some(ShedKey::of(value.as_bytes()))
 }
 
 /// The field that a key is in.
-pub(crate) fn key_field(key: &RequestKey) -> Option<HeaderName> {
+fn key_field(key: &RequestKey) -> Option<HeaderName> {
     let RequestKey::Header(name) = key;
     field(name)
 }
@@ -78,6 +96,7 @@ mod tests {
             header: field("x-priority"),
             default,
             shed_key: field("x-user-id"),
+            caller: None,
         }
     }
 
@@ -114,7 +133,7 @@ mod tests {
     #[test]
     fn requests_of_one_key_are_kept_together_and_those_without_are_not() {
         let ranking = ranking(None, Normal);
-        let key = |value| ranking.shed_key(&headers("x-user-id", value));
+        let key = |value| ranking.wish(&headers("x-user-id", value), true).key;
         assert_eq!(key(Some("ann")), key(Some("ann")));
         assert_ne!(key(Some("ann")), key(Some("bob")));
         assert_eq!(key(None), None);

@@ -52,7 +52,7 @@ impl Router {
             for route in &settings.routes {
                 let destination = Rc::new(Destination {
                     service: service.clone(),
-                    ranking: Ranking::new(route, &settings.priority),
+                    ranking: Ranking::new(route, settings),
                     max_request_bytes: route.max_request_bytes,
                 });
                 router.add(route, &destination);

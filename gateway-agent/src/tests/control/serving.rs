@@ -1,4 +1,4 @@
-//! What callers of a service want and get, and what a drill does to it.
+//! What callers of a service want and get; quotas, and what a drill does.
 
 use breaker_core::steering::Fault;
 
@@ -63,7 +63,7 @@ fn a_service_report_says_what_callers_wanted_and_got() {
 #[test]
 fn a_service_is_reported_once_a_second_and_more_often_while_it_refuses() {
     let mut rig = rig();
-    let mut reports = |rig: &mut Rig, turns| {
+    let reports = |rig: &mut Rig, turns| {
         let mut reports = 0;
         for _ in 0..turns {
             rig.send(1, &Wish::default());
@@ -173,4 +173,111 @@ fn a_drill_is_where_it_was_ordered_only() {
         let permit = rig.ask(false).expect("admitted to b");
         assert_eq!(permit.fault(), None);
     }
+}
+
+fn with_quota(throttle: &str) -> Rig {
+    let mut rig = Rig::of(three_regions(&format!("throttle: {{{throttle}}}")));
+    rig.connect();
+    rig
+}
+
+/// Asks 1000 times a second; how many were within the quota.
+fn within_quota(rig: &mut Rig, seconds: u64, wish: &Wish) -> usize {
+    let service = rig.service();
+    let mut within = 0;
+    for _ in 0..seconds * 50 {
+        for _ in 0..20 {
+            rig.elapsed += millis(1);
+            match rig.wish_of(&service, wish) {
+                Ok(permit) => {
+                    within += 1;
+                    permit.finish(OutcomeClass::Success, None);
+                }
+                Err(Denied::OverQuota(over)) => {
+                    assert!((secs(1)..secs(3)).contains(&over.retry_after));
+                }
+                Err(denied) => panic!("{denied:?}"),
+            }
+        }
+        rig.pass(Duration::ZERO);
+    }
+    within
+}
+
+fn lend(rig: &mut Rig, key_hash: u64, rate: f64, rate_alone: f64) {
+    let now = rig.now();
+    let quota = v1::Quota {
+        service: "pay".to_owned(),
+        key_hash,
+        rate,
+        expires_in: Some(prost(secs(2))),
+        rate_alone,
+    };
+    let quotas = vec![quota];
+    rig.control.lend(&v1::QuotaGrant { quotas }, now);
+}
+
+#[test]
+fn a_quota_is_the_configured_one_until_lent_then_the_grant_then_what_remains_alone() {
+    let mut rig = with_quota("rate: 200, burst: 1");
+    assert_eq!(within_quota(&mut rig, 1, &Wish::default()), 200);
+    lend(&mut rig, 0, 50.0, 20.0);
+    let lent = within_quota(&mut rig, 2, &Wish::default());
+    assert!((99..=101).contains(&lent), "{lent}");
+    let alone = within_quota(&mut rig, 2, &Wish::default());
+    assert!((39..=41).contains(&alone), "{alone}");
+}
+
+#[test]
+fn what_a_quota_refuses_is_no_demand_and_asks_no_region() {
+    let mut rig = with_quota("rate: 100, burst: 1");
+    let within = within_quota(&mut rig, 2, &Wish::default());
+    rig.pass(secs(1));
+    let mut quotas = Vec::new();
+    let mut demand = 0.0;
+    let mut refused = 0;
+    for up in rig.sent() {
+        let Up::Report(report) = up else { continue };
+        for service in report.services {
+            demand += service.demand.expect("always").normal;
+            refused += service.refused;
+            quotas.extend(service.quotas);
+        }
+    }
+    assert_eq!((demand as usize, refused), (within, 0));
+    assert!(quotas.iter().all(|quota| quota.key_hash == 0));
+    let wanted: u64 = quotas.iter().map(|quota| quota.wanted).sum();
+    let admitted: u64 = quotas.iter().map(|quota| quota.admitted).sum();
+    assert_eq!((wanted, admitted as usize), (2000, within));
+    assert_eq!(rig.count_of("a", Tally::Demand) as usize, within);
+}
+
+#[test]
+fn a_caller_is_lent_its_own_part_and_named_by_a_hash() {
+    let mut rig = with_quota("rate: 100, burst: 1, key: \"header:x-api-key\"");
+    let caller = |name: &str| Wish {
+        caller: Some(ShedKey::of(name.as_bytes())),
+        ..Wish::default()
+    };
+    let (ann, bob) = (caller("ann"), caller("bob"));
+    assert_eq!(within_quota(&mut rig, 1, &ann), 100);
+    assert_eq!(within_quota(&mut rig, 1, &bob), 100);
+    let hash = ShedKey::of(b"ann").bits();
+    lend(&mut rig, hash, 10.0, 30.0);
+    let lent = within_quota(&mut rig, 1, &ann);
+    assert!((9..=11).contains(&lent), "{lent}");
+    let other = within_quota(&mut rig, 1, &bob);
+    assert!(
+        (29..=31).contains(&other),
+        "{other}: what the fleet has for one alone"
+    );
+}
+
+#[test]
+fn a_grant_that_makes_no_sense_is_not_taken() {
+    let mut rig = with_quota("rate: 100, burst: 1");
+    for (rate, alone) in [(f64::NAN, 1.0), (-1.0, 1.0), (1.0, f64::INFINITY)] {
+        lend(&mut rig, 0, rate, alone);
+    }
+    assert_eq!(within_quota(&mut rig, 1, &Wish::default()), 100);
 }

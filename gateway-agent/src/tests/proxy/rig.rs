@@ -17,8 +17,10 @@ use crate::{
         gate::CoreGate,
         recorder::Tally,
         refusal::RefusalReason,
+        service::Service,
         snapshot::Snapshot,
         stance::{Rule, Stance},
+        way::Way,
     },
     clock::Clock,
     serve::{listener::Listeners, server::Server},
@@ -104,6 +106,24 @@ impl Rig {
             shadow: false,
         };
         self.backend(region).live.stance.store(Arc::new(stance));
+    }
+
+    /// What a plan says about service `s`.
+    pub(super) fn steer(&self, way: impl FnOnce(&Service, &mut Way)) {
+        let table = self.table.load();
+        let service = &table.services["s"];
+        let mut next = Way::in_order(service.regions.len());
+        next.version = Version {
+            epoch: 3,
+            revision: 42,
+        };
+        way(service, &mut next);
+        service.way.store(Arc::new(next));
+    }
+
+    /// What callers of service `s` got.
+    pub(super) fn served(&self, tally: Tally) -> u64 {
+        self.table.load().services["s"].counters().get(tally)
     }
 
     /// What was counted for a region.
