@@ -6,10 +6,9 @@ use std::fmt::Write;
 use breaker_core::{Timestamp, breaker::StateName, histogram};
 
 use crate::{
-    admin::state::state_name,
-    admit::recorder::{OUTCOMES, REFUSALS, SERVED, Tally},
-    clock::nanos,
-    fleet::{control::Control, steered::Steered, watched::Watched},
+    admin::{service_metrics, state::state_name},
+    admit::recorder::{OUTCOMES, REFUSALS, Tally},
+    fleet::{control::Control, watched::Watched},
 };
 
 /// Upper bounds of the latency histogram on the page, in microseconds.
@@ -18,9 +17,6 @@ const BOUNDS_US: [u64; 14] = [
     5_000_000, 10_000_000, 30_000_000,
 ];
 
-/// In the order of `breaker_core::Priority::ALL`.
-const PRIORITIES: [&str; 4] = ["CRITICAL", "HIGH", "NORMAL", "LOW"];
-
 const STATES: [StateName; 3] = [StateName::Closed, StateName::Open, StateName::HalfOpen];
 
 /// The whole page.
@@ -28,7 +24,7 @@ pub fn page(control: &Control) -> String {
     let mut page = Page::default();
     agent(control, &mut page);
     requests(control, &mut page);
-    services(control, &mut page);
+    service_metrics::add(control, &mut page);
     states(control, &mut page);
     decisions(control, &mut page);
     latencies(control, &mut page);
@@ -36,7 +32,7 @@ pub fn page(control: &Control) -> String {
 }
 
 #[derive(Default)]
-struct Page {
+pub(super) struct Page {
     text: String,
 }
 
@@ -56,35 +52,27 @@ impl Page {
         self.line(format_args!("{name} {value}"));
     }
 
+    /// A family with one sample for each of these labels.
+    pub(super) fn samples<V: std::fmt::Display>(
+        &mut self,
+        (name, kind, help): (&str, &str, &str),
+        samples: impl IntoIterator<Item = (String, V)>,
+    ) {
+        self.family(name, kind, help);
+        for (labels, value) in samples {
+            self.line(format_args!("{name}{{{labels}}} {value}"));
+        }
+    }
+
     /// One value for each backend.
     fn each<V: std::fmt::Display>(
         &mut self,
         control: &Control,
-        (name, kind, help): (&str, &str, &str),
+        family: (&str, &str, &str),
         value: impl Fn(&Watched) -> V,
     ) {
-        self.family(name, kind, help);
-        for watched in control.backends.values() {
-            let labels = labels(watched);
-            self.line(format_args!("{name}{{{labels}}} {}", value(watched)));
-        }
-    }
-}
-
-/// One value for each service.
-fn each_service<V: std::fmt::Display>(
-    control: &Control,
-    page: &mut Page,
-    (name, kind, help): (&str, &str, &str),
-    value: impl Fn(&Steered) -> V,
-) {
-    page.family(name, kind, help);
-    for steered in control.services.values() {
-        let service = &steered.service.name;
-        page.line(format_args!(
-            "{name}{{service=\"{service}\"}} {}",
-            value(steered)
-        ));
+        let backends = control.backends.values();
+        self.samples(family, backends.map(|w| (labels(w), value(w))));
     }
 }
 
@@ -216,133 +204,6 @@ fn requests(control: &Control, page: &mut Page) {
         ("rampmeter_agent_in_flight", "gauge", "Requests in flight."),
         |w| w.backend.in_flight(),
     );
-}
-
-fn services(control: &Control, page: &mut Page) {
-    let name = "rampmeter_agent_service_demand_total";
-    let help = "Requests that wanted a service, once each, without those over its quota.";
-    page.family(name, "counter", help);
-    for steered in control.services.values() {
-        let service = &steered.service.name;
-        let wanted = steered.counters().wanted().0;
-        for (priority, count) in PRIORITIES.into_iter().zip(wanted) {
-            page.line(format_args!(
-                "{name}{{service=\"{service}\",priority=\"{priority}\"}} {count}"
-            ));
-        }
-    }
-    let name = "rampmeter_agent_service_requests_total";
-    page.family(
-        name,
-        "counter",
-        "What became of a service's requests, as callers saw it.",
-    );
-    for steered in control.services.values() {
-        let (service, counters) = (&steered.service.name, steered.counters());
-        for (fate, tally) in SERVED {
-            let count = counters.get(tally);
-            page.line(format_args!(
-                "{name}{{service=\"{service}\",fate=\"{fate}\"}} {count}"
-            ));
-        }
-    }
-    plans(control, page);
-}
-
-fn plans(control: &Control, page: &mut Page) {
-    let held = |steered: &Steered| control.steerings.get(steered.service.name.as_str());
-    let version = |steered: &Steered| held(steered).map(|held| held.decision.version);
-    each_service(
-        control,
-        page,
-        (
-            "rampmeter_agent_plan_epoch",
-            "gauge",
-            "Epoch of the service's decision in force; 0 for none.",
-        ),
-        |s| version(s).map_or(0, |version| version.epoch),
-    );
-    each_service(
-        control,
-        page,
-        (
-            "rampmeter_agent_plan_revision",
-            "gauge",
-            "Revision of the service's decision in force; 0 for none.",
-        ),
-        |s| version(s).map_or(0, |version| version.revision),
-    );
-    each_service(
-        control,
-        page,
-        (
-            "rampmeter_agent_plan_stale",
-            "gauge",
-            "Nobody stands by the service's plan any more.",
-        ),
-        |s| u8::from(s.way().plan().is_some_and(|(_, fresh)| !fresh)),
-    );
-    each_service(
-        control,
-        page,
-        (
-            "rampmeter_agent_plan_shed",
-            "gauge",
-            "Share of the demand that the plan sheds, 0 to 1.",
-        ),
-        |s| s.way().plan().map_or(0.0, |(bands, _)| bands.shed()),
-    );
-    each_service(
-        control,
-        page,
-        (
-            "rampmeter_agent_drill",
-            "gauge",
-            "A drill fails or delays requests of the service here.",
-        ),
-        |s| u8::from(s.way().drill.is_some()),
-    );
-    quotas(control, page);
-    let name = "rampmeter_agent_plan_share";
-    page.family(
-        name,
-        "gauge",
-        "Share of the demand that the plan sends to a region, 0 to 1.",
-    );
-    for steered in control.services.values() {
-        let way = steered.way();
-        let Some((bands, _)) = way.plan() else {
-            continue;
-        };
-        for (backend, band) in steered.service.regions.iter().zip(bands.regions()) {
-            let (service, backend) = (&steered.service.name, &backend.name);
-            page.line(format_args!(
-                "{name}{{service=\"{service}\",backend=\"{backend}\"}} {}",
-                band.share
-            ));
-        }
-    }
-}
-
-fn quotas(control: &Control, page: &mut Page) {
-    let now = nanos(control.clock.now());
-    let limited = || {
-        let services = control.services.values().map(|steered| &steered.service);
-        services.filter_map(|service| Some((&service.name, service.quota.as_ref()?)))
-    };
-    let name = "rampmeter_agent_quota_rate";
-    let help = "Requests a second of this agent, in its bucket of all callers without their own.";
-    page.family(name, "gauge", help);
-    for (service, quota) in limited() {
-        let rate = quota.standing(now).rate;
-        page.line(format_args!("{name}{{service=\"{service}\"}} {rate}"));
-    }
-    let name = "rampmeter_agent_quota_keys";
-    page.family(name, "gauge", "Callers with a bucket of their own.");
-    for (service, quota) in limited() {
-        let keys = quota.standing(now).keys;
-        page.line(format_args!("{name}{{service=\"{service}\"}} {keys}"));
-    }
 }
 
 fn states(control: &Control, page: &mut Page) {

@@ -10,4 +10,5 @@ pub mod report;
 mod session;
 pub mod steered;
 pub mod stream;
+mod told;
 pub mod watched;

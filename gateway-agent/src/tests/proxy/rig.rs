@@ -185,6 +185,16 @@ impl Rig {
     }
 }
 
+/// A field's value in a header.
+pub(super) fn field(head: &str, name: &str) -> String {
+    let line = head
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("{name} in {head}"))
+        .trim()
+        .to_owned()
+}
+
 /// A fleet file with service `s` in these regions, each with one endpoint.
 pub(super) fn fleet(regions: &[(&str, SocketAddr)], settings: &str) -> String {
     let order: Vec<_> = regions.iter().map(|(region, _)| *region).collect();

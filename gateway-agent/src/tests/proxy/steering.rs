@@ -6,7 +6,7 @@ use breaker_core::{Mix, Timestamp, shed::ByPriority, steering::Fault};
 
 use super::{
     GET, OK,
-    rig::{Rig, Scripted, fleet},
+    rig::{Rig, Scripted, field, fleet},
 };
 use crate::admit::{
     recorder::Tally,
@@ -102,17 +102,11 @@ async fn over_the_quota_is_too_many_requests_with_when_and_how_many() {
         head.starts_with("http/1.1 429 too many requests\r\n"),
         "{head}"
     );
-    let field = |name: &str| {
-        let line = head.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("{name} in {head}"))
-            .trim()
-            .to_owned()
-    };
-    let wait: u64 = field("retry-after:").parse().expect("whole seconds");
+    let wait: u64 = field(&head, "retry-after").parse().expect("whole seconds");
     assert!((2..=4).contains(&wait), "{wait}");
-    assert_eq!(field("ratelimit-policy:"), "\"quota\";q=1;w=2");
-    assert_eq!(field("ratelimit:"), format!("\"quota\";r=0;t={wait}"));
-    assert_eq!(field("x-rampmeter:"), "reason=quota; service=s");
+    assert_eq!(field(&head, "ratelimit-policy"), "\"quota\";q=1;w=2");
+    assert_eq!(field(&head, "ratelimit"), format!("\"quota\";r=0;t={wait}"));
+    assert_eq!(field(&head, "x-rampmeter"), "reason=quota; service=s");
     let body = client.until("}\n").await;
     let problem: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!(
