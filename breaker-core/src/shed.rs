@@ -136,6 +136,11 @@ impl ShedKey {
         Self(fnv1a(value))
     }
 
+    /// The hash: what is said of a key instead of its value.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// The key's place, [0, 1), where `salt` is (the service for plans, the
     /// backend for its throttle: two decisions about one request must not be
     /// one), in this hour (Unix time / 3600).

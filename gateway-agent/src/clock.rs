@@ -30,8 +30,13 @@ impl Clock {
 
     /// At `instant`; one before the start counts as the start.
     pub fn at(&self, instant: Instant) -> Timestamp {
+        Timestamp::from_millis(self.nanos_at(instant) / 1_000_000)
+    }
+
+    /// The same in nanoseconds.
+    pub fn nanos_at(&self, instant: Instant) -> u64 {
         let elapsed = instant.saturating_duration_since(self.start);
-        Timestamp::from_millis((START + elapsed).as_millis() as u64)
+        (START + elapsed).as_nanos() as u64
     }
 }
 
@@ -40,4 +45,9 @@ impl Clock {
 pub fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
+}
+
+/// A point in time on the agent's clock, in nanoseconds.
+pub fn nanos(at: Timestamp) -> u64 {
+    at.as_millis().saturating_mul(1_000_000)
 }

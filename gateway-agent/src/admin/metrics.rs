@@ -6,7 +6,7 @@ use std::fmt::Write;
 use breaker_core::{Timestamp, breaker::StateName, histogram};
 
 use crate::{
-    admin::state::state_name,
+    admin::{service_metrics, state::state_name},
     admit::recorder::{OUTCOMES, REFUSALS, Tally},
     fleet::{control::Control, watched::Watched},
 };
@@ -24,6 +24,7 @@ pub fn page(control: &Control) -> String {
     let mut page = Page::default();
     agent(control, &mut page);
     requests(control, &mut page);
+    service_metrics::add(control, &mut page);
     states(control, &mut page);
     decisions(control, &mut page);
     latencies(control, &mut page);
@@ -31,7 +32,7 @@ pub fn page(control: &Control) -> String {
 }
 
 #[derive(Default)]
-struct Page {
+pub(super) struct Page {
     text: String,
 }
 
@@ -51,18 +52,27 @@ impl Page {
         self.line(format_args!("{name} {value}"));
     }
 
+    /// A family with one sample for each of these labels.
+    pub(super) fn samples<V: std::fmt::Display>(
+        &mut self,
+        (name, kind, help): (&str, &str, &str),
+        samples: impl IntoIterator<Item = (String, V)>,
+    ) {
+        self.family(name, kind, help);
+        for (labels, value) in samples {
+            self.line(format_args!("{name}{{{labels}}} {value}"));
+        }
+    }
+
     /// One value for each backend.
     fn each<V: std::fmt::Display>(
         &mut self,
         control: &Control,
-        (name, kind, help): (&str, &str, &str),
+        family: (&str, &str, &str),
         value: impl Fn(&Watched) -> V,
     ) {
-        self.family(name, kind, help);
-        for watched in control.backends.values() {
-            let labels = labels(watched);
-            self.line(format_args!("{name}{{{labels}}} {}", value(watched)));
-        }
+        let backends = control.backends.values();
+        self.samples(family, backends.map(|w| (labels(w), value(w))));
     }
 }
 
@@ -224,6 +234,15 @@ fn states(control: &Control, page: &mut Page) {
             "Share of requests let through, 0 to 1.",
         ),
         |w| w.stance().admission(now),
+    );
+    page.each(
+        control,
+        (
+            "rampmeter_agent_throttle",
+            "gauge",
+            "Share of requests that the fleet's throttle lets through, 0 to 1.",
+        ),
+        |w| w.stance().throttle().unwrap_or(1.0),
     );
 }
 

@@ -2,4 +2,5 @@
 
 pub mod metrics;
 pub mod port;
+mod service_metrics;
 pub mod state;

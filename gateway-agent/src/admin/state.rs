@@ -1,18 +1,23 @@
 //! `/state`: what this agent does and why, as JSON for a person at 3 a.m. and
 //! for tests.
 
-use breaker_core::{Circuit, Mode, Timestamp, breaker::StateName};
+use breaker_core::{Circuit, Mode, Timestamp, breaker::StateName, steering::Fault};
+use fleet_config::RequestKey;
+use rampmeter_api::convert::decision::Decision;
 use serde_json::{Value, json};
 
 use crate::{
     admit::{
-        gate::RefusalReason,
-        recorder::{Counters, OUTCOMES, REFUSALS, Tally},
-        stance::{Rule, Stance, ruling},
+        recorder::{Counters, OUTCOMES, REFUSALS, SERVED, Tally},
+        refusal::RefusalReason,
+        stance::{Rule, Shares, Stance, ruling},
+        way::{Course, Injection, Way},
     },
+    clock::nanos,
     fleet::{
         apply::Held,
         control::Control,
+        steered::Steered,
         watched::{Change, Watched},
     },
 };
@@ -21,6 +26,7 @@ use crate::{
 pub fn state(control: &Control) -> Value {
     let now = control.clock.now();
     let backends = control.backends.values();
+    let services = control.services.values();
     json!({
         "agent": control.identity.agent.as_str(),
         "pop": control.identity.pop.as_str(),
@@ -32,6 +38,7 @@ pub fn state(control: &Control) -> Value {
             "error": control.config_error,
         },
         "control_plane": link(control),
+        "services": services.map(|steered| service(control, steered, now)).collect::<Vec<_>>(),
         "backends": backends.map(|watched| backend(control, watched, now)).collect::<Vec<_>>(),
     })
 }
@@ -53,6 +60,89 @@ fn link(control: &Control) -> Value {
     })
 }
 
+fn service(control: &Control, steered: &Steered, now: Timestamp) -> Value {
+    let way = steered.way();
+    let service = &steered.service;
+    let held = control.steerings.get(service.name.as_str());
+    let counters = steered.counters();
+    let plan = held.map(|held| {
+        json!({
+            "epoch": held.decision.version.epoch,
+            "revision": held.decision.version.revision,
+            "heard_ms_ago": now.since(held.heard).as_millis() as u64,
+            "stale": !held.is_fresh(now, control.valid_for),
+            "applied_unix_ms": held.applied_unix_ms,
+        })
+    });
+    json!({
+        "name": service.name.as_str(),
+        "course": course(&way),
+        "decision": plan,
+        "regions": regions(steered, &way),
+        "shed": way.plan().map(|(bands, _)| bands.shed()),
+        "mix": way.mix.shares().0,
+        "drill": way.drill.as_ref().map(|drill| injection(control, drill, now)),
+        "quota": quota(steered, now),
+        "demand": counters.wanted().total() as u64,
+        "demand_by_priority": counters.wanted().0.map(|count| count as u64),
+        "served": named(&counters, &SERVED),
+    })
+}
+
+fn quota(steered: &Steered, now: Timestamp) -> Option<Value> {
+    let quota = steered.service.quota.as_ref()?;
+    let (settings, standing) = (quota.settings(), quota.standing(nanos(now)));
+    let key = settings.key.as_ref().map(|RequestKey::Header(name)| name);
+    Some(json!({
+        "configured_rate": settings.rate,
+        "configured_burst": settings.burst,
+        "key": key,
+        "rate": standing.rate,
+        "lent": standing.lent,
+        "keys": standing.keys,
+    }))
+}
+
+/// By what its requests find their region.
+fn course(way: &Way) -> &'static str {
+    match way.course {
+        Course::InOrder(_) => "IN_ORDER",
+        Course::Planned(_) => "PLANNED",
+        Course::Stale { .. } => "STALE_PLAN",
+    }
+}
+
+fn regions(steered: &Steered, way: &Way) -> Vec<Value> {
+    let regions = steered.service.regions.iter().enumerate();
+    let bands = way.plan().map(|(bands, _)| bands.regions());
+    regions
+        .map(|(at, backend)| {
+            let band = bands.and_then(|bands| bands.get(at));
+            json!({
+                "name": backend.name.region(),
+                "share": band.map(|band| band.share),
+                "headroom": band.map(|band| band.headroom),
+            })
+        })
+        .collect()
+}
+
+fn injection(control: &Control, drill: &Injection, now: Timestamp) -> Value {
+    let mut backends = control.backends.values().map(|watched| &watched.backend);
+    let backend = backends.find(|backend| backend.index == drill.backend);
+    json!({
+        "id": drill.id,
+        "backend": backend.map(|backend| backend.name.as_str()),
+        "fault": match drill.fault {
+            Fault::Error => "ERROR",
+            Fault::Delay(_) => "DELAY",
+            Fault::Dead => "DEAD",
+        },
+        "share": drill.share,
+        "ends_in_ms": now.until(drill.until).as_millis() as u64,
+    })
+}
+
 fn backend(control: &Control, watched: &Watched, now: Timestamp) -> Value {
     let stance = watched.stance();
     let held = control.decisions.get(watched.backend.name.as_str());
@@ -63,6 +153,7 @@ fn backend(control: &Control, watched: &Watched, now: Timestamp) -> Value {
         "state": state_name(watched.state),
         "decided_by": decided_by(control, &stance, held),
         "admission": stance.admission(now),
+        "throttle": stance.throttle(),
         "shadow": stance.shadow,
         "since_unix_ms": newest.map(|change| change.unix_ms),
         "changes": watched.changes.iter().map(change).collect::<Vec<_>>(),
@@ -95,8 +186,12 @@ fn mode_name(mode: Mode) -> &'static str {
 }
 
 /// Who keeps requests away; null when nobody does.
-fn decided_by(control: &Control, stance: &Stance, held: Option<&Held>) -> Option<&'static str> {
-    let own = |held: &Held| {
+fn decided_by(
+    control: &Control,
+    stance: &Stance,
+    held: Option<&Held<Decision>>,
+) -> Option<&'static str> {
+    let own = |held: &Held<Decision>| {
         let pop = &control.identity.pop;
         let of_pop = held.decision.pops.get(pop);
         of_pop
@@ -109,14 +204,20 @@ fn decided_by(control: &Control, stance: &Stance, held: Option<&Held>) -> Option
     };
     match &stance.rule {
         Rule::Pass => None,
-        Rule::Share { fleet: None, .. } => Some("AGENT"),
-        Rule::Share { .. } => Some(fleet),
+        Rule::Share(Shares {
+            fleet: None,
+            pop: None,
+            throttle: None,
+            ..
+        }) => Some("AGENT"),
+        Rule::Share(_) => Some(fleet),
         Rule::Refuse { reason, .. } => Some(match reason {
             RefusalReason::Override => "OPERATOR",
             RefusalReason::Local => "AGENT",
             RefusalReason::Open
             | RefusalReason::HalfOpen
             | RefusalReason::Ramp
+            | RefusalReason::Throttle
             | RefusalReason::Limit => fleet,
         }),
     }
@@ -131,7 +232,7 @@ fn change(change: &Change) -> Value {
     })
 }
 
-fn decision(control: &Control, held: &Held, now: Timestamp) -> Value {
+fn decision(control: &Control, held: &Held<Decision>, now: Timestamp) -> Value {
     let decision = &held.decision;
     let own = decision.pops.get(&control.identity.pop);
     let expires_in = decision.override_until.map(|until| now.until(until));
@@ -140,6 +241,8 @@ fn decision(control: &Control, held: &Held, now: Timestamp) -> Value {
         "revision": decision.version.revision,
         "mode": mode_name(decision.mode),
         "override_expires_in_ms": expires_in.map(|left| left.as_millis() as u64),
+        "throttle": decision.throttle,
+        "mix": decision.mix.shares().0,
         "fleet": circuit(&decision.fleet, now),
         "pop": own.map(|own| circuit(own, now)),
         "heard_ms_ago": now.since(held.heard).as_millis() as u64,
@@ -173,17 +276,19 @@ fn leases(watched: &Watched) -> Vec<Value> {
 }
 
 fn counts(counters: &Counters) -> Value {
-    let named = |names: &[(&str, Tally)]| -> Value {
-        let counts = names
-            .iter()
-            .map(|(name, tally)| ((*name).to_owned(), json!(counters.get(*tally))));
-        Value::Object(counts.collect())
-    };
     json!({
         "demand": counters.get(Tally::Demand),
+        "directed": counters.wanted().total() as u64,
         "slow": counters.get(Tally::Slow),
         "shadowed": counters.get(Tally::Shadowed),
-        "outcomes": named(&OUTCOMES),
-        "refused": named(&REFUSALS),
+        "outcomes": named(counters, &OUTCOMES),
+        "refused": named(counters, &REFUSALS),
     })
+}
+
+fn named(counters: &Counters, names: &[(&str, Tally)]) -> Value {
+    let counts = names
+        .iter()
+        .map(|(name, tally)| ((*name).to_owned(), json!(counters.get(*tally))));
+    Value::Object(counts.collect())
 }

@@ -1,193 +1,37 @@
-//! The gate that every request passes: may it go to this backend now?
+//! The gate that every request passes: which region takes it now, if any?
 //!
-//! Nothing here waits, locks or allocates. The answer comes from a [`Stance`]
-//! that the control side computes and swaps in whole; the request's side only
-//! reads it, counts, and claims trial leases by compare-exchange.
+//! Nothing here waits, locks or allocates. The answer comes from the service's
+//! [`Way`] and the backends' [`Stance`]s, which the control side computes and
+//! swaps in whole; the request's side only reads them, counts, and claims trial
+//! leases by compare-exchange.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use breaker_core::{breaker::Version, ids::BackendName, outcome::OutcomeClass, time::Timestamp};
-use tokio::sync::Notify;
+use breaker_core::{breaker::Version, shed::ShedKey, steering::Fault, time::Timestamp};
 
 use crate::{
     admit::{
+        backend::{Backend, Cell},
         lease::Lease,
-        recorder::{Recorder, Tally},
+        permit::Permit,
+        recorder::Tally,
+        refusal::{Denied, OverQuota, Refusal, RefusalReason, Shed},
+        service::{Service, ServiceCell, Wish},
         snapshot::Snapshot,
-        stance::{Answer, Stance},
+        stance::{Answer, Stance, later},
+        steer::{Bands, Placed},
+        way::{Course, Way},
     },
     clock::Clock,
     dice::{random, unit},
 };
-
-/// A backend's number. Given once for each name and never reused while the
-/// process lives, so it outlasts a swap of the [`Snapshot`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BackendIndex(pub u32);
-
-/// Why we refuse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RefusalReason {
-    /// The fleet's or the POP's breaker is OPEN.
-    Open,
-    /// It is HALF_OPEN and this request holds no trial lease.
-    HalfOpen,
-    /// Over the ramp's admission.
-    Ramp,
-    /// This agent's own breaker.
-    Local,
-    /// `limits.max_concurrency` requests are in flight.
-    Limit,
-    /// An operator's override.
-    Override,
-}
-
-impl RefusalReason {
-    /// For metrics, headers and problem bodies.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-            Self::Ramp => "ramp",
-            Self::Local => "local",
-            Self::Limit => "limit",
-            Self::Override => "override",
-        }
-    }
-}
-
-/// A request that may not pass.
-#[derive(Debug, Clone)]
-pub struct Refusal {
-    /// Why.
-    pub reason: RefusalReason,
-    /// When to come back, jittered, at least 1 s.
-    pub retry_after: Duration,
-    /// The decision behind it; zero if it is ours alone.
-    pub version: Version,
-    /// Which backend refuses.
-    pub backend: BackendName,
-}
-
-/// One backend, shared by the cores and the control side.
-#[derive(Debug)]
-pub struct Backend {
-    /// `service/region`.
-    pub name: BackendName,
-    /// Its number.
-    pub index: BackendIndex,
-    pub(crate) live: Arc<Live>,
-    /// One for each core.
-    pub(crate) cells: Box<[Arc<Cell>]>,
-}
-
-impl Backend {
-    /// A backend that lets everything pass until told otherwise.
-    pub(crate) fn new(
-        name: BackendName,
-        index: BackendIndex,
-        cores: usize,
-        wake: Arc<Notify>,
-    ) -> Self {
-        let live = Arc::new(Live {
-            stance: ArcSwap::from_pointee(Stance::pass()),
-            in_flight: Apart(AtomicU32::new(0)),
-            max_concurrency: AtomicU32::new(u32::MAX),
-            slow_us: AtomicU64::new(u64::MAX),
-            shuts: AtomicU32::new(0),
-            wake,
-        });
-        let cell = |_| Arc::new(Cell::new(live.clone()));
-        Self {
-            name,
-            index,
-            cells: (0..cores).map(cell).collect(),
-            live,
-        }
-    }
-
-    /// Requests in flight now.
-    pub fn in_flight(&self) -> u32 {
-        self.live.in_flight.0.load(Relaxed)
-    }
-}
-
-/// On cache lines of its own (two, because they are fetched in pairs): what one
-/// core writes must not slow down what others read.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Apart<T>(T);
-
-/// What requests of every core read of one backend.
-#[derive(Debug)]
-pub(crate) struct Live {
-    pub(crate) stance: ArcSwap<Stance>,
-    /// Shared by all cores, because the limit is the agent's.
-    in_flight: Apart<AtomicU32>,
-    pub(crate) max_concurrency: AtomicU32,
-    /// From when on a call is slow; `u64::MAX`: never.
-    pub(crate) slow_us: AtomicU64,
-    /// How often it stopped letting requests pass.
-    pub(crate) shuts: AtomicU32,
-    /// Wakes the reporter.
-    wake: Arc<Notify>,
-}
-
-/// One core's part of a backend.
-#[derive(Debug)]
-pub(crate) struct Cell {
-    pub(crate) recorder: Recorder,
-    /// Error diffusion: the admission not yet spent, in 2⁻¹⁶ requests.
-    owed: AtomicU32,
-    live: Arc<Live>,
-}
-
-/// One request, in the unit of `Cell::owed`.
-const WHOLE: u32 = 1 << 16;
-
-impl Cell {
-    fn new(live: Arc<Live>) -> Self {
-        Self {
-            recorder: Recorder::default(),
-            // Cores and agents start at different phases, so that a fleet of
-            // them with one request each does not admit none, or all.
-            owed: AtomicU32::new(random() as u32 % WHOLE),
-            live,
-        }
-    }
-
-    /// Whether this request is within `admission`: of any n requests in a row,
-    /// n · admission ± 1 are.
-    fn diffuse(&self, admission: f64) -> bool {
-        let share = (admission.clamp(0.0, 1.0) * f64::from(WHOLE)) as u32;
-        let owed = self.owed.load(Relaxed) + share;
-        let admitted = owed >= WHOLE;
-        self.owed
-            .store(if admitted { owed - WHOLE } else { owed }, Relaxed);
-        admitted
-    }
-
-    /// Takes one of the backend's places, if there is one.
-    fn enter(&self) -> bool {
-        let before = self.live.in_flight.0.fetch_add(1, Relaxed);
-        let room = before < self.live.max_concurrency.load(Relaxed);
-        if !room {
-            self.leave();
-        }
-        room
-    }
-
-    fn leave(&self) {
-        self.live.in_flight.0.fetch_sub(1, Relaxed);
-    }
-}
 
 /// Every core has one; it is cheap to clone and its clones share the core's counts.
 #[derive(Debug, Clone)]
@@ -195,16 +39,24 @@ pub struct CoreGate {
     core: usize,
     table: Arc<ArcSwap<Snapshot>>,
     clock: Clock,
+    /// Unix time in hours: shed keys change places with it.
+    hour: Arc<AtomicU64>,
     /// xorshift state: spreads Retry-After.
     dice: Arc<AtomicU64>,
 }
 
 impl CoreGate {
-    pub(crate) fn new(core: usize, table: Arc<ArcSwap<Snapshot>>, clock: Clock) -> Self {
+    pub(crate) fn new(
+        core: usize,
+        table: Arc<ArcSwap<Snapshot>>,
+        clock: Clock,
+        hour: Arc<AtomicU64>,
+    ) -> Self {
         Self {
             core,
             table,
             clock,
+            hour,
             dice: Arc::new(AtomicU64::new(random() | 1)),
         }
     }
@@ -226,88 +78,64 @@ impl CoreGate {
         self.core
     }
 
-    /// Asks to send one request to `backend`. `idempotent`: it may be a trial
-    /// without harm.
-    pub fn admit(&self, backend: BackendIndex, idempotent: bool) -> Result<Permit, Refusal> {
-        self.admit_at(backend, idempotent, Instant::now())
+    /// Asks to send one request to a region of `service`.
+    ///
+    /// # Errors
+    /// When none takes it.
+    pub fn admit(&self, service: &Service, wish: &Wish) -> Result<Permit, Denied> {
+        self.admit_at(service, wish, Instant::now())
     }
 
     /// [`admit`](Self::admit), at this moment.
     pub(crate) fn admit_at(
         &self,
-        backend: BackendIndex,
-        idempotent: bool,
+        service: &Service,
+        wish: &Wish,
         started: Instant,
-    ) -> Result<Permit, Refusal> {
-        let table = self.table.load();
-        let backend = table.backend(backend);
-        let cell = &backend.cells[self.core];
-        cell.recorder.count(Tally::Demand);
-        if idempotent {
-            cell.recorder.count(Tally::IdempotentDemand);
-        }
-        // Read before the stance: a breaker that opens in between makes this
-        // request a straggler.
-        let shuts = cell.live.shuts.load(Relaxed);
-        let stance = cell.live.stance.load();
-        let now = self.clock.at(started);
-        let mut asked = self.ask(cell, &stance, now, idempotent);
-        if stance.shadow
-            && asked
-                .as_ref()
-                .is_err_and(|why| *why != RefusalReason::Limit)
-        {
-            cell.recorder.count(Tally::Shadowed);
-            asked = cell.enter().then_some(None).ok_or(RefusalReason::Limit);
-        }
-        let trial = asked.map_err(|reason| {
-            cell.recorder.count(Tally::of_refusal(reason));
-            Refusal {
-                reason,
-                retry_after: stance.retry_after(reason, now, self.roll()),
-                version: stance.version,
-                backend: backend.name.clone(),
-            }
-        })?;
-        Ok(Permit {
-            cell: cell.clone(),
+    ) -> Result<Permit, Denied> {
+        let served = &service.cells[self.core];
+        self.take_quota(service, wish, started)
+            .inspect_err(|_| served.counts.count(Tally::OverQuota))
+            .map_err(Denied::OverQuota)?;
+        served.counts.count(Tally::wanted(wish.priority));
+        let way = service.way.load();
+        let request = Asking {
+            gate: self,
+            regions: &service.regions,
+            served,
+            way: &way,
+            wish,
             started,
-            latency: None,
-            trial,
-            version: stance.version,
-            shuts,
-            finished: false,
+            now: self.clock.at(started),
+        };
+        let admitted = match &way.course {
+            Course::InOrder(order) => request.in_order(order),
+            Course::Planned(bands) => request.planned(bands, service),
+            Course::Stale { home, bands } => request.stale(*home, bands, service),
+        };
+        admitted.inspect_err(|denied| {
+            served.counts.count(Tally::Refused);
+            if let Denied::Shed(_) = denied {
+                served.counts.count(Tally::Shed);
+            }
         })
     }
 
-    /// Takes a place and, if it needs one, a lease; or says why not.
-    fn ask(
+    fn take_quota(
         &self,
-        cell: &Cell,
-        stance: &Stance,
-        now: Timestamp,
-        idempotent: bool,
-    ) -> Result<Option<Arc<Lease>>, RefusalReason> {
-        let (leases, reason) = match stance.answer(now) {
-            Answer::Refuse(reason) => return Err(reason),
-            Answer::Share(admission, reason) if !cell.diffuse(admission) => return Err(reason),
-            Answer::Pass | Answer::Share(..) => {
-                return if cell.enter() {
-                    Ok(None)
-                } else {
-                    Err(RefusalReason::Limit)
-                };
-            }
-            Answer::Trial(leases, reason) => (leases, reason),
+        service: &Service,
+        wish: &Wish,
+        started: Instant,
+    ) -> Result<(), OverQuota> {
+        let Some(quota) = &service.quota else {
+            return Ok(());
         };
-        if !cell.enter() {
-            return Err(RefusalReason::Limit);
-        }
-        let claimed = leases.iter().find(|lease| lease.claim(now, idempotent));
-        if claimed.is_none() {
-            cell.leave();
-        }
-        claimed.cloned().map(Some).ok_or(reason)
+        let taken = quota.take(wish.caller, self.clock.nanos_at(started));
+        taken.map_err(|wait| OverQuota {
+            retry_after: wait + later(0.0, self.roll()),
+            rate: quota.settings().rate,
+            service: service.name.clone(),
+        })
     }
 
     /// Uniform in [0, 1).
@@ -321,97 +149,288 @@ impl CoreGate {
     }
 }
 
-/// One admitted request. It counts as in flight until it is finished; dropped
-/// without that, its client went away.
-#[derive(Debug)]
-#[must_use = "a permit dropped at once says that the client went away"]
-pub struct Permit {
-    cell: Arc<Cell>,
+/// One request on its way through the gate.
+struct Asking<'a> {
+    gate: &'a CoreGate,
+    /// Its service's, in order.
+    regions: &'a [Arc<Backend>],
+    served: &'a Arc<ServiceCell>,
+    way: &'a Way,
+    wish: &'a Wish,
     started: Instant,
-    /// Until the response's header came.
-    latency: Option<Duration>,
-    trial: Option<Arc<Lease>>,
-    version: Version,
-    /// `Live::shuts` when it was admitted.
-    shuts: u32,
-    finished: bool,
+    now: Timestamp,
 }
 
-impl Permit {
-    /// The decision it was admitted under.
-    pub fn version(&self) -> Version {
-        self.version
-    }
+/// A backend that refused.
+#[derive(Clone, Copy)]
+struct Turned {
+    reason: RefusalReason,
+    /// Where the request stands among those refused like it, [0, 1); `None`: all
+    /// are refused alike.
+    among: Option<f64>,
+    retry_after: Duration,
+    version: Version,
+}
 
-    /// Whether it is a trial of a HALF_OPEN backend.
-    pub fn is_trial(&self) -> bool {
-        self.trial.is_some()
-    }
-
-    /// The header of the response is there, after the backend kept us waiting
-    /// for this long. How fast the client sends and reads says nothing about the
-    /// backend, so this is the latency. Without it, all the time until the end is.
-    pub fn answered(&mut self, latency: Duration) {
-        self.latency = Some(latency);
-    }
-
-    /// Records the outcome. `retry_after` is what the backend asked for.
-    pub fn finish(mut self, class: OutcomeClass, retry_after: Option<Duration>) {
-        if let Some(wanted) = retry_after {
-            self.cell.recorder.retry_after(wanted);
-        }
-        self.record(class);
-    }
-
-    /// It could not be sent, for a reason of ours: a refusal after all, which
-    /// says nothing about the backend or the client.
-    pub fn withdraw(mut self, reason: RefusalReason) {
-        self.finished = true;
-        self.cell.leave();
-        self.cell.recorder.count(Tally::of_refusal(reason));
-        if let Some(lease) = self.trial.take() {
-            lease.finish(OutcomeClass::ClientGone);
-            self.cell.live.wake.notify_one();
-        }
-    }
-
-    /// The breaker opened since it was admitted. A request that times out long
-    /// after that, maybe after the backend has recovered, must not trip it again.
-    fn is_straggler(&self) -> bool {
-        self.trial.is_none() && self.shuts != self.cell.live.shuts.load(Relaxed)
-    }
-
-    fn record(&mut self, class: OutcomeClass) {
-        self.finished = true;
-        self.cell.leave();
-        if self.is_straggler() && class != OutcomeClass::ClientGone {
-            self.cell.recorder.count(Tally::Straggler);
-            return;
-        }
-        self.cell.recorder.count(Tally::of_outcome(class));
-        let mut urgent = matches!(class, OutcomeClass::Failure(_) | OutcomeClass::Overload);
-        if class != OutcomeClass::ClientGone {
-            let latency = self.latency.unwrap_or_else(|| self.started.elapsed());
-            self.cell.recorder.latency(latency);
-            if latency.as_micros() >= self.cell.live.slow_us.load(Relaxed).into() {
-                self.cell.recorder.count(Tally::Slow);
-                urgent = true;
+impl Asking<'_> {
+    /// The first region that takes it, else the first one's refusal: it is the
+    /// one that this POP would go back to.
+    fn in_order(&self, order: &[usize]) -> Result<Permit, Denied> {
+        let mut first = None;
+        for region in order {
+            let backend = &self.regions[*region];
+            match self.ask(backend, false) {
+                Ok(permit) => return Ok(permit),
+                Err(turned) => first = first.or(Some((backend, turned))),
             }
         }
-        if let Some(lease) = self.trial.take() {
-            lease.finish(class);
-            urgent = true;
+        Err(first.map_or(Denied::NoRegion, |(backend, turned)| {
+            refused(backend, turned)
+        }))
+    }
+
+    /// The plan's region; a HALF_OPEN one in front of it, with a trial lease; or
+    /// another, within its headroom.
+    fn planned(&self, bands: &Bands, service: &Service) -> Result<Permit, Denied> {
+        let Some(placed) = bands.place(self.position(service)) else {
+            return self.shed(bands, service);
+        };
+        if let Some(trial) = self.try_on_the_way(&self.regions[..placed.region]) {
+            return Ok(trial);
         }
-        if urgent {
-            self.cell.live.wake.notify_one();
+        self.ask_placed(bands, placed, true)
+    }
+
+    /// Home, or another, within what the plan gave it.
+    fn stale(&self, home: usize, bands: &Bands, service: &Service) -> Result<Permit, Denied> {
+        let placed = Placed {
+            region: home,
+            within: self.position(service),
+        };
+        self.ask_placed(bands, placed, false)
+    }
+
+    fn ask_placed(&self, bands: &Bands, placed: Placed, planned: bool) -> Result<Permit, Denied> {
+        let backend = &self.regions[placed.region];
+        let turned = match self.ask(backend, planned) {
+            Ok(permit) => return Ok(permit),
+            Err(turned) => turned,
+        };
+        let refused_by = |at: usize| match turned.among {
+            None if at == placed.region => 1.0,
+            _ => 1.0 - self.regions[at].live.stance.load().share(self.now, planned),
+        };
+        let within = turned.among.unwrap_or(placed.within);
+        let other = bands.alternate(Placed { within, ..placed }, refused_by);
+        match other.map(|at| self.ask(&self.regions[at], planned)) {
+            Some(Ok(permit)) => Ok(permit),
+            Some(Err(_)) | None => Err(refused(backend, turned)),
         }
+    }
+
+    /// The plan has no region for it: a trial anywhere, or nothing.
+    fn shed(&self, bands: &Bands, service: &Service) -> Result<Permit, Denied> {
+        let Some(home) = self.regions.first() else {
+            return Err(Denied::NoRegion);
+        };
+        let stance = home.live.stance.load();
+        if stance.shadow {
+            self.served.counts.count(Tally::Shadowed);
+            let asked = self.ask(home, true);
+            return asked.map_err(|turned| refused(home, turned));
+        }
+        if let Some(trial) = self.try_on_the_way(self.regions) {
+            return Ok(trial);
+        }
+        let shed = bands.shed();
+        match stance.answer(self.now, true) {
+            // Nothing is admitted at all: home's reason is the reason.
+            Answer::Refuse(reason) | Answer::Trial(_, reason) if shed >= 1.0 => {
+                let cell = &home.cells[self.gate.core];
+                cell.recorder.count(Tally::of_refusal(reason));
+                Err(refused(home, self.turned(&stance, reason, None)))
+            }
+            _ => Err(Denied::Shed(Shed {
+                retry_after: later(shed, self.gate.roll()),
+                version: self.way.version,
+                service: service.name.clone(),
+            })),
+        }
+    }
+
+    /// Passes regions in front of the one that the plan chose: it would rather go
+    /// there, and if it can be a trial, it does.
+    fn try_on_the_way(&self, regions: &[Arc<Backend>]) -> Option<Permit> {
+        regions.iter().find_map(|backend| {
+            let cell = &backend.cells[self.gate.core];
+            self.count_demand(cell);
+            let shuts = cell.live.shuts.load(Relaxed);
+            let stance = cell.live.stance.load();
+            match stance.answer(self.now, true) {
+                Answer::Trial(leases, reason) if !stance.shadow => {
+                    let lease = self.claim(cell, leases, reason).ok()?;
+                    Some(self.permit(cell, &stance, shuts, Some(lease)))
+                }
+                _ => None,
+            }
+        })
+    }
+
+    fn count_demand(&self, cell: &Cell) {
+        cell.recorder.count(Tally::Demand);
+        if self.wish.idempotent {
+            cell.recorder.count(Tally::IdempotentDemand);
+        }
+    }
+
+    /// Asks one backend. `planned`: a plan that is fresh sends the request there.
+    fn ask(&self, backend: &Backend, planned: bool) -> Result<Permit, Turned> {
+        let cell = &backend.cells[self.gate.core];
+        self.count_demand(cell);
+        cell.recorder.count(Tally::wanted(self.wish.priority));
+        // Read before the stance: a breaker that opens in between makes this
+        // request a straggler.
+        let shuts = cell.live.shuts.load(Relaxed);
+        let stance = cell.live.stance.load();
+        let mut asked = self.take(cell, &stance, planned);
+        if stance.shadow
+            && asked
+                .as_ref()
+                .is_err_and(|(why, _)| *why != RefusalReason::Limit)
+        {
+            cell.recorder.count(Tally::Shadowed);
+            self.served.counts.count(Tally::Shadowed);
+            let room = cell.enter();
+            asked = room.then_some(None).ok_or((RefusalReason::Limit, None));
+        }
+        match asked {
+            Ok(trial) => Ok(self.permit(cell, &stance, shuts, trial)),
+            Err((reason, among)) => {
+                cell.recorder.count(Tally::of_refusal(reason));
+                Err(self.turned(&stance, reason, among))
+            }
+        }
+    }
+
+    /// Takes a place and, if it needs one, a lease; or says why not, and where it
+    /// stands among those refused like it.
+    fn take(
+        &self,
+        cell: &Cell,
+        stance: &Stance,
+        planned: bool,
+    ) -> Result<Option<Arc<Lease>>, (RefusalReason, Option<f64>)> {
+        match stance.answer(self.now, planned) {
+            Answer::Refuse(reason) => Err((reason, None)),
+            Answer::Trial(leases, reason) => {
+                let lease = self.claim(cell, leases, reason);
+                lease.map(Some).map_err(|reason| (reason, None))
+            }
+            Answer::Share(share, reason) => {
+                let rank = self.rank(cell, stance);
+                match rank < share {
+                    true => enter(cell),
+                    false => Err((reason, Some((rank - share) / (1.0 - share)))),
+                }
+            }
+            Answer::Pass => enter(cell),
+        }
+    }
+
+    fn claim(
+        &self,
+        cell: &Cell,
+        leases: &[Arc<Lease>],
+        reason: RefusalReason,
+    ) -> Result<Arc<Lease>, RefusalReason> {
+        if !cell.enter() {
+            return Err(RefusalReason::Limit);
+        }
+        let claimed = leases
+            .iter()
+            .find(|lease| lease.claim(self.now, self.wish.idempotent));
+        if claimed.is_none() {
+            cell.leave();
+        }
+        claimed.cloned().ok_or(reason)
+    }
+
+    /// Where it stands in the service's demand.
+    fn position(&self, service: &Service) -> f64 {
+        let place = match self.wish.key {
+            Some(key) => self.place(key, service.salt),
+            None => self.served.places.next(self.wish.priority),
+        };
+        self.way.mix.position(self.wish.priority, place)
+    }
+
+    /// Where it stands in the backend's demand.
+    fn rank(&self, cell: &Cell, stance: &Stance) -> f64 {
+        let place = match self.wish.key {
+            Some(key) => self.place(key, cell.live.salt),
+            None => cell.places.next(self.wish.priority),
+        };
+        stance.mix.position(self.wish.priority, place)
+    }
+
+    fn place(&self, key: ShedKey, salt: ShedKey) -> f64 {
+        key.place(salt, self.gate.hour.load(Relaxed))
+    }
+
+    fn turned(&self, stance: &Stance, reason: RefusalReason, among: Option<f64>) -> Turned {
+        Turned {
+            reason,
+            among,
+            retry_after: stance.retry_after(reason, self.now, self.gate.roll()),
+            version: stance.version,
+        }
+    }
+
+    fn permit(
+        &self,
+        cell: &Arc<Cell>,
+        stance: &Stance,
+        shuts: u32,
+        trial: Option<Arc<Lease>>,
+    ) -> Permit {
+        Permit {
+            cell: cell.clone(),
+            served: self.served.clone(),
+            started: self.started,
+            latency: None,
+            delay: Duration::ZERO,
+            trial,
+            version: stance.version,
+            shuts,
+            fault: self.fault(cell),
+            finished: false,
+        }
+    }
+
+    /// What a drill does to it at this backend.
+    fn fault(&self, cell: &Cell) -> Option<Fault> {
+        let drill = self.way.drill.as_ref()?;
+        let runs = drill.backend == cell.live.index && self.now < drill.until;
+        let hit = runs && self.served.drilled.next() < drill.share;
+        if hit {
+            self.served.counts.count(Tally::Drilled);
+        }
+        hit.then_some(drill.fault)
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.record(OutcomeClass::ClientGone);
-        }
+fn enter(cell: &Cell) -> Result<Option<Arc<Lease>>, (RefusalReason, Option<f64>)> {
+    match cell.enter() {
+        true => Ok(None),
+        false => Err((RefusalReason::Limit, None)),
     }
+}
+
+fn refused(backend: &Backend, turned: Turned) -> Denied {
+    Denied::Refused(Refusal {
+        reason: turned.reason,
+        retry_after: turned.retry_after,
+        version: turned.version,
+        backend: backend.name.clone(),
+    })
 }

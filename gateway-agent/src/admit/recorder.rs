@@ -10,11 +10,13 @@ use std::{
 use breaker_core::{
     histogram,
     outcome::{FailureKind, OutcomeClass},
+    shed::{ByPriority, Priority},
 };
 
-use crate::admit::gate::RefusalReason;
+use crate::admit::refusal::RefusalReason;
 
-/// What is counted, each in a place of its own.
+/// What is counted, each in a place of its own: for a backend, and, where it says
+/// so, for a service as its callers see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Tally {
@@ -22,6 +24,15 @@ pub enum Tally {
     Demand,
     /// Of those, idempotent ones.
     IdempotentDemand,
+    /// Of a backend's demand, without those that the plan sent elsewhere; of a
+    /// service, all its demand: CRITICAL.
+    WantedCritical,
+    /// The same, HIGH.
+    WantedHigh,
+    /// The same, NORMAL.
+    WantedNormal,
+    /// The same, LOW.
+    WantedLow,
     /// Served.
     Success,
     /// Refused by the backend.
@@ -54,12 +65,33 @@ pub enum Tally {
     RefusedLimit,
     /// Refused by us: an operator's override.
     RefusedOverride,
+    /// Refused by us: over what the backend takes.
+    RefusedThrottle,
     /// Let through, but would have been refused without SHADOW.
     Shadowed,
+    /// Of a service: answered with 5xx or 429, by a backend or by us because
+    /// forwarding failed.
+    Failed,
+    /// Of a service: refused by us, whatever the reason, quotas aside.
+    Refused,
+    /// Of those, because no region had room by the plan.
+    Shed,
+    /// Of a service: failed or delayed by a drill.
+    Drilled,
+    /// Of a service: refused by its quota, and not demand.
+    OverQuota,
 }
 
 /// Places in a [`Counters`].
-pub const TALLIES: usize = Tally::Shadowed as usize + 1;
+pub const TALLIES: usize = Tally::OverQuota as usize + 1;
+
+/// Demand by priority, in the order of [`Priority::ALL`].
+const WANTED: [Tally; 4] = [
+    Tally::WantedCritical,
+    Tally::WantedHigh,
+    Tally::WantedNormal,
+    Tally::WantedLow,
+];
 
 /// Outcomes with their names in metrics and in `/state`.
 pub const OUTCOMES: [(&str, Tally); 9] = [
@@ -75,13 +107,25 @@ pub const OUTCOMES: [(&str, Tally); 9] = [
 ];
 
 /// Reasons of refusals with their names.
-pub const REFUSALS: [(&str, Tally); 6] = [
+pub const REFUSALS: [(&str, Tally); 7] = [
     (RefusalReason::Open.as_str(), Tally::RefusedOpen),
     (RefusalReason::HalfOpen.as_str(), Tally::RefusedHalfOpen),
     (RefusalReason::Ramp.as_str(), Tally::RefusedRamp),
     (RefusalReason::Local.as_str(), Tally::RefusedLocal),
     (RefusalReason::Limit.as_str(), Tally::RefusedLimit),
     (RefusalReason::Override.as_str(), Tally::RefusedOverride),
+    (RefusalReason::Throttle.as_str(), Tally::RefusedThrottle),
+];
+
+/// What becomes of a service's requests, with names in metrics and in `/state`.
+pub const SERVED: [(&str, Tally); 7] = [
+    ("succeeded", Tally::Success),
+    ("failed", Tally::Failed),
+    ("refused", Tally::Refused),
+    ("shed", Tally::Shed),
+    ("shadowed", Tally::Shadowed),
+    ("drilled", Tally::Drilled),
+    ("over_quota", Tally::OverQuota),
 ];
 
 impl Tally {
@@ -108,7 +152,13 @@ impl Tally {
             RefusalReason::Local => Self::RefusedLocal,
             RefusalReason::Limit => Self::RefusedLimit,
             RefusalReason::Override => Self::RefusedOverride,
+            RefusalReason::Throttle => Self::RefusedThrottle,
         }
+    }
+
+    /// Where demand of a priority is counted.
+    pub const fn wanted(priority: Priority) -> Self {
+        WANTED[priority as usize]
     }
 }
 
@@ -142,6 +192,11 @@ impl Counters {
             .sum()
     }
 
+    /// Demand by priority.
+    pub fn wanted(&self) -> ByPriority {
+        ByPriority(WANTED.map(|tally| self.get(tally) as f64))
+    }
+
     /// Nothing was counted.
     pub fn is_zero(&self) -> bool {
         self.0.iter().all(|count| *count == 0)
@@ -164,10 +219,32 @@ impl Counters {
     }
 }
 
-/// One core's counts for one backend.
+/// One core's counts.
+#[derive(Debug)]
+pub struct Counts([AtomicU64; TALLIES]);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; TALLIES])
+    }
+}
+
+impl Counts {
+    /// Counts one.
+    pub(crate) fn count(&self, tally: Tally) {
+        self.0[tally as usize].fetch_add(1, Relaxed);
+    }
+
+    /// The counts so far.
+    pub fn read(&self) -> Counters {
+        Counters(std::array::from_fn(|i| self.0[i].load(Relaxed)))
+    }
+}
+
+/// One core's counts for one backend, and its latencies.
 #[derive(Debug)]
 pub struct Recorder {
-    counts: [AtomicU64; TALLIES],
+    counts: Counts,
     latency: [AtomicU64; histogram::BUCKETS],
     latency_sum_us: AtomicU64,
     /// The largest Retry-After seen since the reporter last asked, in ms.
@@ -177,7 +254,7 @@ pub struct Recorder {
 impl Default for Recorder {
     fn default() -> Self {
         Self {
-            counts: [const { AtomicU64::new(0) }; TALLIES],
+            counts: Counts::default(),
             latency: [const { AtomicU64::new(0) }; histogram::BUCKETS],
             latency_sum_us: AtomicU64::new(0),
             max_retry_after_ms: AtomicU32::new(0),
@@ -188,7 +265,7 @@ impl Default for Recorder {
 impl Recorder {
     /// Counts one.
     pub(crate) fn count(&self, tally: Tally) {
-        self.counts[tally as usize].fetch_add(1, Relaxed);
+        self.counts.count(tally);
     }
 
     /// Counts a completed request's latency.
@@ -206,7 +283,7 @@ impl Recorder {
 
     /// The counts so far.
     pub fn read(&self) -> Counters {
-        Counters(std::array::from_fn(|i| self.counts[i].load(Relaxed)))
+        self.counts.read()
     }
 
     /// Adds the latency histogram so far to `into`, and the sum in

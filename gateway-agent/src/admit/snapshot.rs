@@ -11,7 +11,10 @@ use breaker_core::ids::{BackendName, PopId, ServiceName};
 use fleet_config::FleetConfig;
 use tokio::sync::Notify;
 
-use crate::admit::gate::{Backend, BackendIndex};
+use crate::admit::{
+    backend::{Backend, BackendIndex},
+    service::Service,
+};
 
 /// One configuration, ready for requests.
 #[derive(Debug)]
@@ -20,8 +23,8 @@ pub struct Snapshot {
     pub revision: u64,
     /// The fleet file as validated; `None` until there is one.
     pub config: Option<Arc<FleetConfig>>,
-    /// Each service's backends in the order this agent's POP prefers them.
-    pub regions: HashMap<ServiceName, Arc<[BackendIndex]>>,
+    /// Each service, with its backends in the order this agent's POP prefers them.
+    pub services: HashMap<ServiceName, Arc<Service>>,
     /// Every backend ever configured, by number: a request that was routed by
     /// the snapshot before this one still finds its backend.
     backends: Vec<Arc<Backend>>,
@@ -33,7 +36,7 @@ impl Snapshot {
         Self {
             revision: 0,
             config: None,
-            regions: HashMap::new(),
+            services: HashMap::new(),
             backends: Vec::new(),
         }
     }
@@ -64,13 +67,18 @@ impl Snapshot {
             live.max_concurrency
                 .store(service.limits.max_concurrency, Relaxed);
         }
-        let regions = config.services.keys().map(|service| {
-            let order = config.region_order(pop, service);
-            (service.clone(), order.map(|b| known[&b.name]).collect())
+        let services = config.services.iter().map(|(name, settings)| {
+            let order = config.region_order(pop, name);
+            let regions = order.map(|b| backends[known[&b.name].0 as usize].clone());
+            let before = self.services.get(name).map(Arc::as_ref);
+            let regions = regions.collect();
+            let throttle = settings.throttle.as_ref();
+            let service = Service::new(name.clone(), regions, throttle, cores, before);
+            (name.clone(), Arc::new(service))
         });
         Self {
             revision,
-            regions: regions.collect(),
+            services: services.collect(),
             config: Some(config.clone()),
             backends,
         }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use breaker_core::FailureKind;
 
 use crate::{
-    admit::gate::Permit,
+    admit::permit::Permit,
     backend::{classify::Verdict, lent::Connection, pool::Load, upload::Progress},
 };
 

@@ -22,7 +22,7 @@ use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    admit::gate::{Permit, RefusalReason},
+    admit::{permit::Permit, refusal::RefusalReason},
     backend::{
         classify,
         exchange::Exchange,

@@ -9,13 +9,14 @@ use std::{
     sync::Arc,
 };
 
-use breaker_core::ids::{BackendName, ServiceName};
+use breaker_core::ids::BackendName;
 use fleet_config::{Endpoint, FleetConfig, Timeouts};
 use tokio::time::Instant;
 
 use crate::{
     admit::{
-        gate::{BackendIndex, CoreGate},
+        backend::{Backend, BackendIndex},
+        gate::CoreGate,
         snapshot::Snapshot,
     },
     backend::pool::Pool,
@@ -100,13 +101,9 @@ impl Table {
     fn new(snapshot: Arc<Snapshot>, cores: usize, known: &HashMap<Endpoint, Rc<Pool>>) -> Self {
         let config = snapshot.config.as_deref();
         let upstreams = config.map(|config| upstreams(&snapshot, config, cores, known));
-        let regions = |service: &ServiceName| {
-            let regions = snapshot.regions.get(service);
-            regions.map_or(&[][..], |regions| regions).into()
-        };
         Self {
             router: config
-                .map(|config| Router::new(config, regions))
+                .map(|config| Router::new(config, &snapshot.services))
                 .unwrap_or_default(),
             upstreams: upstreams.unwrap_or_default(),
             snapshot,
@@ -136,7 +133,7 @@ fn upstreams(
         Some(pool) => pool.clone(),
         None => Pool::new(endpoint.clone(), cores),
     };
-    let upstream = |live: &Arc<crate::admit::gate::Backend>| {
+    let upstream = |live: &Arc<Backend>| {
         let (service, backend) = config.backend(&live.name)?;
         let upstream = Upstream {
             name: live.name.clone(),

@@ -62,6 +62,7 @@ fn take(control: &mut Control) -> Changed {
     let now = control.clock.now();
     let decisions = unsaved.decisions.then(|| v1::Decisions {
         decisions: control.decisions.to_wire(now),
+        services: control.steerings.to_wire(now),
         ..v1::Decisions::default()
     });
     (config, decisions)

@@ -1,19 +1,25 @@
 //! The fleet's decisions as this agent holds them. It never goes back in their
 //! order: whatever arrives late, twice or from a replica that lost its memory.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Borrow, collections::BTreeMap, time::Duration};
 
-use breaker_core::{BackendName, Breaker, BreakerPolicy, Throttle, Timestamp, breaker::Override};
+use breaker_core::{
+    BackendName, Breaker, BreakerPolicy, Steering, Throttle, Timestamp, Version, breaker::Override,
+    ids::ServiceName,
+};
 use rampmeter_api::{
-    convert::decision::{self, Decision},
+    convert::{
+        decision::{self, Decision},
+        steering,
+    },
     v1,
 };
 
 /// A decision and what is known about its age.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Held {
+pub struct Held<D> {
     /// On this agent's clock.
-    pub decision: Decision,
+    pub decision: D,
     /// When the control plane last stood by it.
     pub heard: Timestamp,
     /// Unix time at which this version was applied, in milliseconds.
@@ -22,10 +28,36 @@ pub struct Held {
     confirmed: bool,
 }
 
-/// The newest decision of each backend.
-#[derive(Debug, Default)]
-pub struct Decisions {
-    held: BTreeMap<BackendName, Held>,
+/// What has a place in the order of decisions.
+pub trait Versioned {
+    /// Its place.
+    fn version(&self) -> Version;
+}
+
+impl Versioned for Decision {
+    fn version(&self) -> Version {
+        self.version
+    }
+}
+
+impl Versioned for Steering {
+    fn version(&self) -> Version {
+        self.version
+    }
+}
+
+/// The newest decision about each backend, or service.
+#[derive(Debug)]
+pub struct Decisions<N, D> {
+    held: BTreeMap<N, Held<D>>,
+}
+
+impl<N, D> Default for Decisions<N, D> {
+    fn default() -> Self {
+        Self {
+            held: BTreeMap::new(),
+        }
+    }
 }
 
 /// What became of an offered decision.
@@ -39,13 +71,30 @@ pub enum Offer {
     Older,
 }
 
-impl Decisions {
+impl<N: Ord + Borrow<str>, D: Versioned> Decisions<N, D> {
     /// Takes a decision that the control plane sent, unless a newer one is held.
-    pub fn offer(&mut self, decision: Decision, now: Timestamp, unix_ms: u64) -> Offer {
-        let held = self.held.get(&decision.backend);
-        let offer = match held.map(|held| held.decision.version) {
-            Some(version) if decision.version < version => return Offer::Older,
-            Some(version) if decision.version == version => Offer::Confirmed,
+    pub fn offer(&mut self, name: N, decision: D, now: Timestamp, unix_ms: u64) -> Offer {
+        self.take(name, decision, now, unix_ms, true)
+    }
+
+    /// Takes a decision from the disk, last heard at `heard`.
+    pub fn restore(&mut self, name: N, decision: D, heard: Timestamp, unix_ms: u64) {
+        self.take(name, decision, heard, unix_ms, false);
+    }
+
+    fn take(
+        &mut self,
+        name: N,
+        decision: D,
+        heard: Timestamp,
+        unix_ms: u64,
+        confirmed: bool,
+    ) -> Offer {
+        let version = decision.version();
+        let held = self.held.get(name.borrow());
+        let offer = match held.map(|held| held.decision.version()) {
+            Some(newer) if version < newer => return Offer::Older,
+            Some(same) if version == same => Offer::Confirmed,
             _ => Offer::Applied,
         };
         let applied_unix_ms = match (offer, held) {
@@ -53,21 +102,13 @@ impl Decisions {
             _ => unix_ms,
         };
         let held = Held {
-            heard: now,
-            applied_unix_ms,
-            confirmed: true,
             decision,
+            heard,
+            applied_unix_ms,
+            confirmed,
         };
-        self.held.insert(held.decision.backend.clone(), held);
+        self.held.insert(name, held);
         offer
-    }
-
-    /// Takes a decision from the disk, last heard at `heard`.
-    pub fn restore(&mut self, decision: Decision, heard: Timestamp, unix_ms: u64) {
-        self.offer(decision.clone(), heard, unix_ms);
-        if let Some(held) = self.held.get_mut(&decision.backend) {
-            held.confirmed = false;
-        }
     }
 
     /// A new stream begins: what it does not name is not confirmed by it.
@@ -83,21 +124,23 @@ impl Decisions {
         confirmed.for_each(|held| held.heard = now);
     }
 
-    /// The backend no longer exists.
-    pub fn remove(&mut self, backend: &str) {
-        self.held.remove(backend);
+    /// It no longer exists.
+    pub fn remove(&mut self, name: &str) {
+        self.held.remove(name);
     }
 
     /// Forgets the others.
-    pub fn retain(&mut self, keep: impl Fn(&BackendName) -> bool) {
+    pub fn retain(&mut self, keep: impl Fn(&N) -> bool) {
         self.held.retain(|name, _| keep(name));
     }
 
-    /// What is held for a backend.
-    pub fn get(&self, backend: &str) -> Option<&Held> {
-        self.held.get(backend)
+    /// What is held.
+    pub fn get(&self, name: &str) -> Option<&Held<D>> {
+        self.held.get(name)
     }
+}
 
+impl Decisions<BackendName, Decision> {
     /// All that is held, as seen at `now`: for Hello and for the disk.
     pub fn to_wire(&self, now: Timestamp) -> Vec<v1::Decision> {
         self.held
@@ -107,7 +150,16 @@ impl Decisions {
     }
 }
 
-impl Held {
+impl Decisions<ServiceName, Steering> {
+    /// All that is held, as seen at `now`: for Hello and for the disk.
+    pub fn to_wire(&self, now: Timestamp) -> Vec<v1::ServiceDecision> {
+        let held = self.held.iter();
+        held.map(|(name, held)| steering::service_decision(name, &held.decision, now))
+            .collect()
+    }
+}
+
+impl<D> Held<D> {
     /// Heard within `valid_for`.
     pub fn is_fresh(&self, now: Timestamp, valid_for: Duration) -> bool {
         now.since(self.heard) < valid_for

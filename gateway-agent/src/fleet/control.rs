@@ -5,18 +5,18 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use breaker_core::{BackendName, Timestamp, breaker::TrialOutcome};
+use breaker_core::{BackendName, Steering, Timestamp, breaker::TrialOutcome, ids::ServiceName};
 use fleet_config::FleetConfig;
 use rampmeter_api::{
-    convert::{
-        decision::{self, MAX_AHEAD},
-        duration_up_to,
-    },
+    convert::{decision::Decision, duration_up_to},
     v1,
 };
 use tokio::sync::Notify;
@@ -24,15 +24,13 @@ use tokio::sync::Notify;
 use crate::{
     admit::{gate::CoreGate, snapshot::Snapshot},
     clock::{Clock, unix_ms},
-    config::{
-        configuration::{ConfigSource, FleetText},
-        state_dir::Saved,
-    },
+    config::configuration::{ConfigSource, FleetText},
     fleet::{
-        apply::{Decisions, Offer},
-        link::{Connected, Link, LinkStatus},
+        apply::Decisions,
+        link::{Connected, Due, Link, LinkStatus},
         local::Identity,
         report::Pace,
+        steered::Steered,
         watched::{Context, Watched},
     },
 };
@@ -44,9 +42,6 @@ pub const VALID_FOR: Duration = Duration::from_secs(30);
 /// time; more than this can only be leftovers, and the oldest has run out.
 const MAX_RESULTS: usize = 256;
 
-/// Longest lease that is believed: the longest total timeout, and a second.
-const MAX_LEASE: Duration = Duration::from_secs(3601);
-
 /// The control side of one agent.
 #[derive(Debug)]
 pub struct Control {
@@ -57,8 +52,12 @@ pub struct Control {
     pub(crate) table: Arc<ArcSwap<Snapshot>>,
     pub(crate) wake: Arc<Notify>,
     cores: usize,
-    pub(crate) decisions: Decisions,
+    /// Unix time in hours, for requests.
+    hour: Arc<AtomicU64>,
+    pub(crate) decisions: Decisions<BackendName, Decision>,
     pub(crate) backends: BTreeMap<BackendName, Watched>,
+    pub(crate) steerings: Decisions<ServiceName, Steering>,
+    pub(crate) services: BTreeMap<ServiceName, Steered>,
     pub(crate) valid_for: Duration,
     pub(crate) link: Option<Link>,
     pub(crate) status: LinkStatus,
@@ -90,8 +89,11 @@ impl Control {
             table: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
             wake: Arc::new(Notify::new()),
             cores,
+            hour: Arc::new(AtomicU64::new(unix_hour())),
             decisions: Decisions::default(),
             backends: BTreeMap::new(),
+            steerings: Decisions::default(),
+            services: BTreeMap::new(),
             valid_for: VALID_FOR,
             link: None,
             status: LinkStatus::default(),
@@ -106,7 +108,10 @@ impl Control {
 
     /// One gate for each core.
     pub fn gates(&self) -> Vec<CoreGate> {
-        let gate = |core| CoreGate::new(core, self.table.clone(), self.clock);
+        let gate = |core| {
+            let hour = self.hour.clone();
+            CoreGate::new(core, self.table.clone(), self.clock, hour)
+        };
         (0..self.cores).map(gate).collect()
     }
 
@@ -192,6 +197,7 @@ impl Control {
         for gone in before.values_mut() {
             gone.retire();
         }
+        self.install_services(&next, now);
         self.refresh_all(now);
         self.table.store(Arc::new(next));
         self.source = source;
@@ -202,6 +208,23 @@ impl Control {
             "configuration in force"
         );
         Ok(())
+    }
+
+    fn install_services(&mut self, next: &Snapshot, now: Timestamp) {
+        let mut before = std::mem::take(&mut self.services);
+        for (name, service) in &next.services {
+            let steered = match before.remove(name) {
+                Some(mut steered) => {
+                    steered.renew(service.clone());
+                    steered
+                }
+                None => Steered::new(service.clone(), now),
+            };
+            self.services.insert(name.clone(), steered);
+        }
+        // One of this name that comes back is another one.
+        self.steerings
+            .retain(|name| next.services.contains_key(name));
     }
 
     fn check_pop(&self, config: &FleetConfig) -> Result<(), String> {
@@ -224,6 +247,7 @@ impl Control {
         let valid_for = duration_up_to("valid_for", welcome.valid_for.as_ref(), at_most);
         self.valid_for = valid_for.ok().filter(|d| !d.is_zero()).unwrap_or(VALID_FOR);
         self.decisions.begin_stream();
+        self.steerings.begin_stream();
         self.link = Some(link);
         self.status.connected = Some(connected);
         self.status.streams += 1;
@@ -237,106 +261,12 @@ impl Control {
         self.status.last_error = why.or(self.status.last_error.take());
     }
 
-    /// Takes decisions that the control plane sent. Returns how many were new.
-    pub fn apply(&mut self, message: &v1::Decisions, now: Timestamp) -> usize {
-        self.status.store_unavailable = message.store_unavailable;
-        let mut applied = 0;
-        for wire in &message.decisions {
-            match decision::from_decision(wire, now) {
-                Err(error) => {
-                    tracing::warn!(backend = wire.backend, "a decision makes no sense: {error}");
-                }
-                Ok(decision) => {
-                    let name = decision.backend.clone();
-                    if self.decisions.offer(decision, now, unix_ms()) == Offer::Applied {
-                        applied += 1;
-                        self.decided(&name, now);
-                    }
-                    self.refresh(&name, now);
-                }
-            }
-        }
-        if message.complete {
-            let named = |name: &str| message.decisions.iter().any(|wire| wire.backend == name);
-            let backends = &self.backends;
-            self.decisions
-                .retain(|name| backends.contains_key(name) || named(name.as_str()));
-        }
-        for removed in &message.removed {
-            self.decisions.remove(removed);
-            if let Ok(name) = BackendName::parse(removed) {
-                self.refresh(&name, now);
-            }
-        }
-        self.unsaved.decisions |= applied > 0 || !message.removed.is_empty();
-        applied
-    }
-
-    /// Takes up decisions of an earlier run. They may have gone stale since, by
-    /// this host's own clock.
-    pub fn restore(&mut self, saved: &Saved<v1::Decisions>, unix_ms: u64, now: Timestamp) {
-        let age = Duration::from_millis(unix_ms.saturating_sub(saved.unix_ms));
-        let heard = now - age.min(MAX_AHEAD);
-        for wire in &saved.message.decisions {
-            match decision::from_decision(wire, heard) {
-                Ok(decision) => self.decisions.restore(decision, heard, saved.unix_ms),
-                Err(error) => {
-                    tracing::warn!(
-                        backend = wire.backend,
-                        "a saved decision makes no sense: {error}"
-                    );
-                }
-            }
-        }
-    }
-
-    /// The control plane was heard. While its store is away it stands by nothing.
-    pub fn heard(&mut self, now: Timestamp) {
-        if !self.status.store_unavailable {
-            self.decisions.heard(now);
-        }
-    }
-
-    /// A trial lease. What cannot be used goes straight back.
-    pub fn grant(&mut self, grant: &v1::TrialGrant, now: Timestamp) {
-        let watched = self.backends.get_mut(grant.backend.as_str());
-        let expires_in = duration_up_to("expires_in", grant.expires_in.as_ref(), MAX_LEASE);
-        let held = self.decisions.get(grant.backend.as_str());
-        let usable = match (watched, expires_in, held) {
-            (Some(watched), Ok(expires_in), Some(held)) => watched.grant(
-                &grant.lease_id,
-                expires_in,
-                &held.decision,
-                &self.identity.pop,
-                now,
-            ),
-            _ => false,
-        };
-        tracing::debug!(
-            backend = grant.backend,
-            lease = grant.lease_id,
-            usable,
-            "trial lease"
-        );
-        match BackendName::parse(&grant.backend) {
-            Ok(name) if usable => self.refresh(&name, now),
-            _ => self.result(&grant.backend, &grant.lease_id, TrialOutcome::Returned),
-        }
-    }
-
-    /// A newer decision: leases of the round before it are void.
-    fn decided(&mut self, name: &BackendName, now: Timestamp) {
-        let held = self.decisions.get(name.as_str()).map(|held| &held.decision);
-        if let (Some(watched), Some(decision)) = (self.backends.get_mut(name), held) {
-            watched.decided(decision, &self.identity.pop, now);
-        }
-    }
-
     // Time.
 
     /// One turn: reads the counts, moves local breakers, works out stances and
     /// sends what is due.
     pub fn turn(&mut self, now: Timestamp) {
+        self.hour.store(unix_hour(), Relaxed);
         let mut turning = Vec::new();
         for (name, watched) in &mut self.backends {
             if watched.drain(now) || !watched.is_quiet() {
@@ -346,6 +276,17 @@ impl Control {
         for name in turning {
             self.refresh(&name, now);
         }
+        let mut turning = Vec::new();
+        for (name, steered) in &mut self.services {
+            steered.drain(now);
+            let held = self.steerings.get(name.as_str());
+            if steered.is_outdated(held, self.valid_for, now) {
+                turning.push(name.clone());
+            }
+        }
+        for name in turning {
+            self.steer(&name, now);
+        }
         self.flush(now);
     }
 
@@ -354,9 +295,20 @@ impl Control {
         for name in names {
             self.refresh(&name, now);
         }
+        let names: Vec<ServiceName> = self.services.keys().cloned().collect();
+        for name in names {
+            self.steer(&name, now);
+        }
     }
 
-    fn refresh(&mut self, name: &BackendName, now: Timestamp) {
+    pub(super) fn steer(&mut self, name: &ServiceName, now: Timestamp) {
+        if let Some(steered) = self.services.get_mut(name) {
+            let held = self.steerings.get(name.as_str());
+            steered.refresh(held, self.valid_for, &self.identity.pop, now);
+        }
+    }
+
+    pub(super) fn refresh(&mut self, name: &BackendName, now: Timestamp) {
         let Some(watched) = self.backends.get_mut(name) else {
             return;
         };
@@ -371,7 +323,7 @@ impl Control {
         }
     }
 
-    fn result(&mut self, backend: &str, lease_id: &str, outcome: TrialOutcome) {
+    pub(super) fn result(&mut self, backend: &str, lease_id: &str, outcome: TrialOutcome) {
         tracing::debug!(backend, lease_id, ?outcome, "trial ended");
         if self.results.len() == MAX_RESULTS {
             self.results.pop_front();
@@ -397,14 +349,26 @@ impl Control {
         let urgent = self
             .backends
             .values()
-            .any(|watched| watched.pending.is_urgent());
+            .any(|watched| watched.pending.is_urgent())
+            || self.services.values().any(Steered::is_urgent);
         let urgent = urgent && self.pace.allow(now);
-        let due = |watched: &&mut Watched| {
-            (urgent && watched.pending.is_urgent()) || watched.is_due(now, link.calm, link.hot)
-        };
-        let mut due: Vec<&mut Watched> = self.backends.values_mut().filter(due).collect();
-        let sent = link.report(&mut due, now);
+        let (calm, hot) = (link.calm, link.hot);
+        let backends = self.backends.values_mut().filter(|watched| {
+            (urgent && watched.pending.is_urgent()) || watched.is_due(now, calm, hot)
+        });
+        let services = self
+            .services
+            .values_mut()
+            .filter(|steered| (urgent && steered.is_urgent()) || steered.is_due(now, calm, hot));
+        let due = backends.map(Due::Backend);
+        let due = due.chain(services.map(Due::Service)).collect();
+        let sent = link.report(due, now);
         self.status.report_bytes += sent.bytes;
         self.status.reports += sent.reports;
     }
+}
+
+/// Unix time in whole hours.
+fn unix_hour() -> u64 {
+    unix_ms() / 3_600_000
 }

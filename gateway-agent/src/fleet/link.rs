@@ -9,7 +9,7 @@ use prost::Message;
 use rampmeter_api::v1::{self, connect_request::Message as Up};
 use tokio::sync::mpsc;
 
-use crate::fleet::{report::MAX_REPORT_BYTES, watched::Watched};
+use crate::fleet::{report::MAX_REPORT_BYTES, steered::Steered, watched::Watched};
 
 /// Messages between us and the socket: at the hot rate, several seconds of a
 /// control plane that stopped reading.
@@ -20,7 +20,8 @@ pub const CALM: Duration = Duration::from_secs(1);
 /// See [`CALM`].
 pub const HOT: Duration = Duration::from_millis(100);
 
-/// Room left for one backend's part: 500 slots and a full histogram.
+/// Room left for one part: a backend's 500 slots and full histogram, or a
+/// service's 256 quotas.
 const LARGEST_PART: usize = 32 * 1024;
 
 /// A stream that is up.
@@ -34,6 +35,12 @@ pub struct Link {
     pub calm: Duration,
     /// Hot report interval.
     pub hot: Duration,
+}
+
+/// What is due.
+pub(crate) enum Due<'a> {
+    Backend(&'a mut Watched),
+    Service(&'a mut Steered),
 }
 
 /// What was sent.
@@ -64,33 +71,47 @@ impl Link {
     }
 
     /// Reports on `due`, in as many messages as it takes, while there is room.
-    pub(crate) fn report(&mut self, due: &mut [&mut Watched], now: Timestamp) -> Sent {
+    pub(crate) fn report(&mut self, due: Vec<Due<'_>>, now: Timestamp) -> Sent {
         let mut sent = Sent::default();
-        let mut due = due.iter_mut().peekable();
+        let mut due = due.into_iter().peekable();
         while due.peek().is_some() {
             let Ok(slot) = self.up.try_reserve() else {
                 break;
             };
-            let mut backends = Vec::new();
-            let mut bytes = 0;
-            while bytes < MAX_REPORT_BYTES - LARGEST_PART
-                && let Some(watched) = due.next()
-            {
-                let part = watched.report(now, self.calm);
-                bytes += part.encoded_len();
-                backends.push(part);
-            }
             self.sequence += 1;
-            let report = v1::Report {
+            let mut report = v1::Report {
                 sequence: self.sequence,
-                backends,
                 ..v1::Report::default()
             };
+            let mut bytes = 0;
+            while bytes < MAX_REPORT_BYTES - LARGEST_PART
+                && let Some(due) = due.next()
+            {
+                bytes += add(due, &mut report, now, self.calm);
+            }
             sent.reports += 1;
             sent.bytes += report.encoded_len() as u64;
             slot.send(wrap(Up::Report(report)));
         }
         sent
+    }
+}
+
+/// Adds one part to a report, and says how large it is.
+fn add(due: Due<'_>, report: &mut v1::Report, now: Timestamp, calm: Duration) -> usize {
+    match due {
+        Due::Backend(watched) => {
+            let part = watched.report(now, calm);
+            let bytes = part.encoded_len();
+            report.backends.push(part);
+            bytes
+        }
+        Due::Service(steered) => {
+            let part = steered.report(now);
+            let bytes = part.encoded_len();
+            report.services.push(part);
+            bytes
+        }
     }
 }
 

@@ -8,5 +8,7 @@ pub mod link;
 pub mod local;
 pub mod report;
 mod session;
+pub mod steered;
 pub mod stream;
+mod told;
 pub mod watched;

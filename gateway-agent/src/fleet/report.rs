@@ -33,16 +33,101 @@ const URGENT_BURST: f64 = 5.0;
 /// Latencies by bucket, since the start.
 pub type Latencies = [u64; BUCKETS];
 
-/// What of one backend is not yet reported.
-#[derive(Debug)]
-pub struct Pending {
-    /// By slot number, oldest first.
-    slots: VecDeque<(u64, Counters)>,
-    max_retry_after: Duration,
-    /// Something happened that must be told at once.
+/// Counts that are not yet reported, by slot number, oldest first.
+#[derive(Debug, Default)]
+pub struct Slots(VecDeque<(u64, Counters)>);
+
+impl Slots {
+    /// Adds what was counted in the slot of `now`.
+    pub fn add(&mut self, now: Timestamp, delta: &Counters) {
+        let index = now.as_millis() / SLOT.as_millis() as u64;
+        match self.0.back_mut() {
+            Some((last, counters)) if *last == index => counters.add(delta),
+            _ => self.0.push_back((index, *delta)),
+        }
+        self.expire(now);
+    }
+
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes all of it, each slot with its age.
+    pub fn take(&mut self, now: Timestamp) -> impl ExactSizeIterator<Item = (Duration, Counters)> {
+        self.expire(now);
+        let slots = std::mem::take(&mut self.0).into_iter();
+        slots.map(move |(index, counters)| (now.since(start(index)), counters))
+    }
+
+    /// Drops what is too old to tell.
+    fn expire(&mut self, now: Timestamp) {
+        while let Some((index, _)) = self.0.front() {
+            if now.since(start(*index)) <= MAX_AGE {
+                break;
+            }
+            self.0.pop_front();
+        }
+    }
+}
+
+/// When something is reported: once a second when calm, ten times when hot, and
+/// at once what cannot wait.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rhythm {
     urgent: bool,
     hot_until: Timestamp,
     sent: Timestamp,
+}
+
+impl Rhythm {
+    /// Something went wrong: hot for a while.
+    pub fn heat(&mut self, now: Timestamp) {
+        self.hot_until = now + HOT_FOR;
+    }
+
+    /// Something went wrong lately.
+    pub fn is_hot(&self, now: Timestamp) -> bool {
+        now < self.hot_until
+    }
+
+    /// Tell at once.
+    pub fn hurry(&mut self) {
+        self.urgent = true;
+    }
+
+    /// Something waits to be told at once.
+    pub fn is_urgent(&self) -> bool {
+        self.urgent
+    }
+
+    /// Whether the turn has come, urgency aside. `calm`: all is well.
+    pub fn is_due(&self, now: Timestamp, calm: bool, intervals: (Duration, Duration)) -> bool {
+        let interval = match calm && !self.is_hot(now) {
+            true => intervals.0,
+            false => intervals.1,
+        };
+        now.since(self.sent) >= interval
+    }
+
+    /// When it was last told.
+    pub fn told_at(&self) -> Timestamp {
+        self.sent
+    }
+
+    /// It is told.
+    pub fn told(&mut self, now: Timestamp) {
+        self.urgent = false;
+        self.sent = now;
+    }
+}
+
+/// What of one backend is not yet reported.
+#[derive(Debug)]
+pub struct Pending {
+    slots: Slots,
+    rhythm: Rhythm,
+    max_retry_after: Duration,
     /// What was reported last, and when.
     latencies: Box<Latencies>,
     latencies_sent: Timestamp,
@@ -60,11 +145,9 @@ pub struct Gauges {
 impl Default for Pending {
     fn default() -> Self {
         Self {
-            slots: VecDeque::new(),
+            slots: Slots::default(),
+            rhythm: Rhythm::default(),
             max_retry_after: Duration::ZERO,
-            urgent: false,
-            hot_until: Timestamp::default(),
-            sent: Timestamp::default(),
             latencies: Box::new([0; BUCKETS]),
             latencies_sent: Timestamp::default(),
         }
@@ -74,48 +157,28 @@ impl Default for Pending {
 impl Pending {
     /// Adds what was counted in the slot of `now`.
     pub fn add(&mut self, now: Timestamp, delta: &Counters, retry_after: Duration) {
-        let index = now.as_millis() / SLOT.as_millis() as u64;
-        match self.slots.back_mut() {
-            Some((last, counters)) if *last == index => counters.add(delta),
-            _ => self.slots.push_back((index, *delta)),
-        }
-        self.expire(now);
+        self.slots.add(now, delta);
         self.max_retry_after = self.max_retry_after.max(retry_after);
         if is_bad(delta) {
-            self.urgent = true;
-            self.hot_until = now + HOT_FOR;
+            self.rhythm.hurry();
+            self.rhythm.heat(now);
         }
     }
 
     /// The state changed: tell at once.
     pub fn hurry(&mut self) {
-        self.urgent = true;
+        self.rhythm.hurry();
     }
 
     /// Something waits to be told at once.
     pub fn is_urgent(&self) -> bool {
-        self.urgent
+        self.rhythm.is_urgent()
     }
 
     /// Whether its turn has come, urgency aside. `closed`: its effective state
     /// is CLOSED with full admission.
     pub fn is_due(&self, now: Timestamp, closed: bool, calm: Duration, hot: Duration) -> bool {
-        let interval = if closed && now >= self.hot_until {
-            calm
-        } else {
-            hot
-        };
-        !self.slots.is_empty() && now.since(self.sent) >= interval
-    }
-
-    /// Drops what is too old to tell.
-    fn expire(&mut self, now: Timestamp) {
-        while let Some((index, _)) = self.slots.front() {
-            if now.since(start(*index)) <= MAX_AGE {
-                break;
-            }
-            self.slots.pop_front();
-        }
+        !self.slots.is_empty() && self.rhythm.is_due(now, closed, (calm, hot))
     }
 
     /// When it is time for a latency histogram again.
@@ -131,15 +194,14 @@ impl Pending {
         latencies: Option<&Latencies>,
         now: Timestamp,
     ) -> v1::BackendReport {
-        self.expire(now);
         let mut sum = Counters::default();
-        let mut slots = Vec::with_capacity(self.slots.len());
-        for (index, counters) in self.slots.drain(..) {
+        let taken = self.slots.take(now);
+        let mut slots = Vec::with_capacity(taken.len());
+        for (age, counters) in taken {
             sum.add(&counters);
-            slots.extend(slot(now.since(start(index)), &counters));
+            slots.extend(slot(age, &counters));
         }
-        self.urgent = false;
-        self.sent = now;
+        self.rhythm.told(now);
         let retry_after = std::mem::take(&mut self.max_retry_after);
         v1::BackendReport {
             backend: backend.to_owned(),
@@ -155,7 +217,7 @@ impl Pending {
             latency: latencies.and_then(|now_at| self.take_latencies(now_at, now)),
             local_state: gauges.local_state.into(),
             client_gone: sum.get(Tally::ClientGone),
-            directed: None,
+            directed: Some(sum.wanted().into()),
         }
     }
 
@@ -229,7 +291,7 @@ fn rejections(sum: &Counters) -> v1::Rejections {
         local: sum.get(Tally::RefusedLocal),
         limit: sum.get(Tally::RefusedLimit),
         r#override: sum.get(Tally::RefusedOverride),
-        throttle: 0,
+        throttle: sum.get(Tally::RefusedThrottle),
     }
 }
 

@@ -139,7 +139,13 @@ impl<'a> Session<'a> {
             }
             Down::Heartbeat(beat) if self.pulse.is_mine(beat.nonce) => Ok(()),
             Down::Heartbeat(beat) => self.say(Up::Heartbeat(beat)),
-            Down::QuotaGrant(_) | Down::ProbeAssignment(_) => Ok(()),
+            Down::QuotaGrant(grant) => {
+                let mut control = self.control.lock();
+                let now = control.clock.now();
+                control.lend(&grant, now);
+                Ok(())
+            }
+            Down::ProbeAssignment(_) => Ok(()),
             Down::GoAway(go) => return Some(go_away(&go)),
         };
         let mut control = self.control.lock();

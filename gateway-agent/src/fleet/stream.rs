@@ -202,7 +202,7 @@ impl Dialer {
             config_revision: control.config_revision(),
             held: control.decisions.to_wire(control.clock.now()),
             address: self.address.to_string(),
-            held_services: Vec::new(),
+            held_services: control.steerings.to_wire(control.clock.now()),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use breaker_core::{
-    BreakerPolicy, Circuit, Mode, PopId, Timestamp,
+    BreakerPolicy, ByPriority, Circuit, Mix, Mode, PopId, Timestamp,
     breaker::{Happening, StateName, TrialOutcome},
     explain,
     histogram::BUCKETS,
@@ -14,7 +14,7 @@ use rampmeter_api::{convert::decision::Decision, v1};
 
 use crate::{
     admit::{
-        gate::Backend,
+        backend::Backend,
         lease::Lease,
         recorder::{Counters, Tally},
         stance::{Inputs, Rule, Stance, ruling},
@@ -33,13 +33,16 @@ const MAX_CHANGES: usize = 16;
 /// Idempotent requests "come" if one did this lately.
 const IDEMPOTENT_LATELY: Duration = Duration::from_secs(2);
 
+/// How long this agent's own mix of priorities remembers: as long as the fleet's.
+const MIX_LASTS: Duration = Duration::from_secs(10);
+
 /// What a refresh needs to know.
 #[derive(Debug)]
 pub struct Context<'a> {
     /// Who we are.
     pub identity: &'a Identity,
     /// The fleet's decision.
-    pub held: Option<&'a Held>,
+    pub held: Option<&'a Held<Decision>>,
     /// When a decision is stale.
     pub valid_for: Duration,
     /// Now.
@@ -80,6 +83,9 @@ pub struct Watched {
     read: Counters,
     retry_after: Duration,
     idempotent_at: Option<Timestamp>,
+    /// What was directed here lately, by priority, fading.
+    wanted: ByPriority,
+    wanted_at: Timestamp,
     /// The local breaker took a stale decision over.
     taken_over: bool,
     /// An override is in force, and will end whether or not anyone says so.
@@ -100,6 +106,8 @@ impl Watched {
             read: total(&backend),
             retry_after: Duration::ZERO,
             idempotent_at: None,
+            wanted: ByPriority::default(),
+            wanted_at: now,
             taken_over: false,
             overridden: false,
             backend,
@@ -146,12 +154,20 @@ impl Watched {
         if delta.get(Tally::IdempotentDemand) > 0 {
             self.idempotent_at = Some(now);
         }
+        self.want(&delta, now);
         self.pending.add(now, &delta, wanted);
         let counts = outcomes(&delta);
         if counts.requests > 0 {
             self.local.record(now, counts);
         }
         true
+    }
+
+    fn want(&mut self, delta: &Counters, now: Timestamp) {
+        let fades = now.since(self.wanted_at).as_secs_f64() / MIX_LASTS.as_secs_f64();
+        let left = ByPriority(self.wanted.0.map(|rate| rate * (-fades).exp()));
+        self.wanted = left + delta.wanted();
+        self.wanted_at = now;
     }
 
     /// Nothing changes here unless requests or decisions come.
@@ -218,6 +234,7 @@ impl Watched {
             local: self.local.circuit(),
             leases: &self.leases,
             local_lease: self.local.lease(),
+            mix: Mix::of(self.wanted),
             now,
         });
         self.take(stance);

@@ -5,12 +5,12 @@
 
 use std::{fmt::Write, time::Duration};
 
-use breaker_core::breaker::Version;
+use breaker_core::{FailureKind, breaker::Version};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::{
-    admit::gate::Refusal,
+    admit::refusal::{OverQuota, Refusal, Shed},
     request::{body::Body, intake::Unfit},
 };
 
@@ -18,6 +18,8 @@ const OURS: HeaderName = HeaderName::from_static("x-rampmeter");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
@@ -56,6 +58,8 @@ pub(crate) enum Fault {
     Upgraded,
     /// One of our time-outs ran out.
     Timeout,
+    /// A drill made it fail like this.
+    Drill(FailureKind),
     /// A bug of ours.
     Internal,
 }
@@ -182,6 +186,21 @@ impl Fault {
                 "timeout",
                 "the backend did not answer in time",
             ),
+            Self::Drill(kind) => {
+                let (status, grpc) = match kind {
+                    FailureKind::Connect | FailureKind::Reset => (S::BAD_GATEWAY, UNAVAILABLE),
+                    FailureKind::Timeout => (S::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
+                    FailureKind::Http5xx | FailureKind::Grpc => {
+                        (S::SERVICE_UNAVAILABLE, UNAVAILABLE)
+                    }
+                };
+                face(
+                    status,
+                    grpc,
+                    "drill",
+                    "a drill rehearses a failure of the backend",
+                )
+            }
             Self::Internal => face(
                 S::INTERNAL_SERVER_ERROR,
                 INTERNAL,
@@ -201,9 +220,56 @@ pub(crate) fn refused(refusal: &Refusal, grpc: bool) -> Response<Body> {
         refusal.reason.as_str(),
         "the backend is not taking this request now; come back after Retry-After",
     );
-    let backend = Some(refusal.backend.as_str());
+    let whose = Some(Whose::Backend(refusal.backend.as_str()));
     let wait = Some(refusal.retry_after);
-    answer(&face, backend, Some(refusal.version), wait, grpc)
+    answer(&face, whose, Some(refusal.version), wait, grpc)
+}
+
+/// The answer to a request that no region has room for.
+pub(crate) fn shed(shed: &Shed, grpc: bool) -> Response<Body> {
+    let face = face(
+        StatusCode::SERVICE_UNAVAILABLE,
+        code::UNAVAILABLE,
+        "shed",
+        "the service has no room for this request in any region; come back after Retry-After",
+    );
+    let whose = Some(Whose::Service(shed.service.as_str()));
+    let wait = Some(shed.retry_after);
+    answer(&face, whose, Some(shed.version), wait, grpc)
+}
+
+/// The answer to a request over its quota, with the fields of
+/// draft-ietf-httpapi-ratelimit-headers-10.
+pub(crate) fn over_quota(over: &OverQuota, grpc: bool) -> Response<Body> {
+    let face = face(
+        StatusCode::TOO_MANY_REQUESTS,
+        code::RESOURCE_EXHAUSTED,
+        "quota",
+        "this is more than the quota allows; come back after Retry-After",
+    );
+    let whose = Some(Whose::Service(over.service.as_str()));
+    let mut response = answer(&face, whose, None, Some(over.retry_after), grpc);
+    let (quota, window) = policy(over.rate);
+    let wait = whole_seconds(over.retry_after);
+    let headers = response.headers_mut();
+    let mut field = |name, text: String| {
+        // Digits and punctuation always make a value.
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
+            headers.insert(name, value);
+        }
+    };
+    field(RATE_LIMIT_POLICY, format!("\"quota\";q={quota};w={window}"));
+    field(RATE_LIMIT, format!("\"quota\";r=0;t={wait}"));
+    response
+}
+
+/// A rate as whole requests in whole seconds: in one, unless that is less than
+/// a request, and then in as many as it takes.
+fn policy(rate: f64) -> (u64, u64) {
+    match rate >= 1.0 {
+        true => (rate as u64, 1),
+        false => (1, (1.0 / rate).ceil() as u64),
+    }
 }
 
 /// The answer to a request that failed; with the backend, and the decision it
@@ -212,22 +278,44 @@ pub(crate) fn fault(fault: Fault, at: Option<(&str, Version)>, grpc: bool) -> Re
     // What frees up again soon, and by itself.
     let wait = matches!(fault, Fault::Limit | Fault::NoRegion).then_some(Duration::from_secs(1));
     let (backend, version) = at.unzip();
-    answer(&fault.face(), backend, version, wait, grpc)
+    answer(
+        &fault.face(),
+        backend.map(Whose::Backend),
+        version,
+        wait,
+        grpc,
+    )
+}
+
+/// What an answer is about.
+#[derive(Clone, Copy)]
+enum Whose<'a> {
+    Backend(&'a str),
+    Service(&'a str),
+}
+
+impl<'a> Whose<'a> {
+    const fn parts(self) -> (&'static str, &'a str) {
+        match self {
+            Self::Backend(name) => ("backend", name),
+            Self::Service(name) => ("service", name),
+        }
+    }
 }
 
 fn answer(
     face: &Face,
-    backend: Option<&str>,
+    whose: Option<Whose<'_>>,
     version: Option<Version>,
     wait: Option<Duration>,
     grpc: bool,
 ) -> Response<Body> {
     let mut response = match grpc {
         true => status_only(face, wait),
-        false => problem(face, backend, wait),
+        false => problem(face, whose, wait),
     };
     let headers = response.headers_mut();
-    headers.insert(OURS, ours(face.reason, backend, version));
+    headers.insert(OURS, ours(face.reason, whose, version));
     if face.close {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -247,7 +335,7 @@ fn status_only(face: &Face, wait: Option<Duration>) -> Response<Body> {
     response
 }
 
-fn problem(face: &Face, backend: Option<&str>, wait: Option<Duration>) -> Response<Body> {
+fn problem(face: &Face, whose: Option<Whose<'_>>, wait: Option<Duration>) -> Response<Body> {
     let Face {
         status,
         reason,
@@ -263,9 +351,11 @@ fn problem(face: &Face, backend: Option<&str>, wait: Option<Duration>) -> Respon
     text.push_str(detail);
     text.push_str("\",\"reason\":\"");
     text.push_str(reason);
-    if let Some(backend) = backend {
-        text.push_str("\",\"backend\":\"");
-        text.push_str(backend);
+    if let Some((key, name)) = whose.map(Whose::parts) {
+        text.push_str("\",\"");
+        text.push_str(key);
+        text.push_str("\":\"");
+        text.push_str(name);
     }
     text.push_str("\"}\n");
     let mut response = Response::new(Body::Full(Bytes::from(text)));
@@ -284,13 +374,15 @@ fn whole_seconds(wait: Duration) -> u64 {
     (wait.as_secs() + partial).max(1)
 }
 
-fn ours(reason: &str, backend: Option<&str>, version: Option<Version>) -> HeaderValue {
+fn ours(reason: &str, whose: Option<Whose<'_>>, version: Option<Version>) -> HeaderValue {
     let mut text = String::with_capacity(96);
     text.push_str("reason=");
     text.push_str(reason);
-    if let Some(backend) = backend {
-        text.push_str("; backend=");
-        text.push_str(backend);
+    if let Some((key, name)) = whose.map(Whose::parts) {
+        text.push_str("; ");
+        text.push_str(key);
+        text.push('=');
+        text.push_str(name);
     }
     if let Some(Version { epoch, revision }) = version {
         let _ = write!(text, "; decision={epoch}.{revision}");
@@ -302,7 +394,7 @@ fn ours(reason: &str, backend: Option<&str>, version: Option<Version>) -> Header
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 15] = [
+    const ALL: [Fault; 16] = [
         Fault::Unfit(Unfit::Ambiguous("why")),
         Fault::Unfit(Unfit::TargetTooLong),
         Fault::Unfit(Unfit::FieldsTooLarge),
@@ -317,6 +409,7 @@ mod tests {
         Fault::Reset,
         Fault::Upgraded,
         Fault::Timeout,
+        Fault::Drill(FailureKind::Http5xx),
         Fault::Internal,
     ];
 
@@ -328,6 +421,18 @@ mod tests {
             assert!(reasons.insert(reason), "{reason} twice");
             let plain = |b: u8| (b' '..=b'~').contains(&b) && !matches!(b, b'"' | b'\\' | b'%');
             assert!(detail.bytes().all(plain), "{detail}");
+        }
+    }
+
+    #[test]
+    fn a_quota_is_told_as_whole_requests_in_whole_seconds() {
+        for (rate, expected) in [
+            (500.0, (500, 1)),
+            (1.5, (1, 1)),
+            (0.5, (1, 2)),
+            (0.3, (1, 4)),
+        ] {
+            assert_eq!(policy(rate), expected, "{rate}");
         }
     }
 

@@ -3,8 +3,10 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
+mod drill;
 pub(crate) mod headers;
 pub(crate) mod intake;
 pub(crate) mod path;
 pub(crate) mod proxy;
+pub(crate) mod ranking;
 pub(crate) mod router;

@@ -9,19 +9,22 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use crate::{
-    admit::gate::{BackendIndex, Permit, Refusal},
+    admit::{
+        permit::Permit,
+        refusal::{Denied, OverQuota, Refusal, Shed},
+    },
     backend::{
         classify,
         forward::forward,
         pool::Pool,
         upload::Upload,
-        upstream::{Core, Table},
+        upstream::{Core, Table, Upstream},
     },
     limits::{BODY_IDLE, STREAM_IDLE},
     request::{
         answer::{self, Fault},
         body::Body,
-        headers,
+        drill, headers,
         intake::{self, Target},
         router::Destination,
     },
@@ -40,8 +43,23 @@ enum Rejection {
     Fault(Fault),
     /// It failed at this backend, admitted under this decision.
     FaultAt(Fault, BackendName, breaker_core::Version),
+    /// It is over its quota.
+    OverQuota(OverQuota),
     /// No backend takes it.
     Refused(Refusal),
+    /// No region has room for it.
+    Shed(Shed),
+}
+
+impl From<Denied> for Rejection {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::OverQuota(over) => Self::OverQuota(over),
+            Denied::Refused(refusal) => Self::Refused(refusal),
+            Denied::Shed(shed) => Self::Shed(shed),
+            Denied::NoRegion => Self::Fault(Fault::NoRegion),
+        }
+    }
 }
 
 impl From<Fault> for Rejection {
@@ -74,6 +92,8 @@ fn guarded(
     ended.map(move |ended| match ended {
         Ok(Ok(response)) => response,
         Ok(Err(Rejection::Refused(refusal))) => answer::refused(&refusal, grpc),
+        Ok(Err(Rejection::OverQuota(over))) => answer::over_quota(&over, grpc),
+        Ok(Err(Rejection::Shed(shed))) => answer::shed(&shed, grpc),
         Ok(Err(Rejection::Fault(fault))) => answer::fault(fault, None, grpc),
         Ok(Err(Rejection::FaultAt(fault, backend, version))) => {
             answer::fault(fault, Some((backend.as_str(), version)), grpc)
@@ -101,14 +121,16 @@ async fn handle(
     // Route.
     let destination = route(&table, &parts, &target).ok_or(Fault::NoRoute)?;
     check_declared_length(destination, &body)?;
-    // (Priority and shed key, then the route's throttle, belong here.)
-    // Admit: the first region in order that takes it. (A plan by headroom will
-    // order them; a queue, and the fallback cache, come before refusing.)
+    // Classify priority, shed key and caller.
     let idempotent = parts.method.is_idempotent() && !grpc;
-    let (permit, backend) = admit(core, &destination.regions, idempotent)?;
+    let wish = destination.ranking.wish(&parts.headers, idempotent);
+    // Admit, within the quota, to the region that the plan picks. (A queue, and
+    // the fallback cache, come before refusing.)
+    let permit = core.gate.admit(&destination.service, &wish)?;
     // Pick.
-    let upstream = table.upstream(backend).ok_or(Fault::Internal)?;
+    let upstream = table.upstream(permit.backend()).ok_or(Fault::Internal)?;
     let pool = upstream.pick(core.roll()).ok_or(Fault::Internal)?;
+    let permit = drilled(permit, upstream).await?;
     // Forward and classify. (Retries wrap this.)
     let host = upstream_host(&parts, &target, pool);
     let path = target.path.into_owned();
@@ -138,24 +160,15 @@ fn check_declared_length(destination: &Destination, body: &Incoming) -> Result<(
     }
 }
 
-/// The first region that takes a request, else the first one's refusal: it is
-/// the one this POP would go back to.
-fn admit(
-    core: &Core,
-    regions: &[BackendIndex],
-    idempotent: bool,
-) -> Result<(Permit, BackendIndex), Rejection> {
-    let mut first_refusal = None;
-    for region in regions {
-        match core.gate.admit(*region, idempotent) {
-            Ok(permit) => return Ok((permit, *region)),
-            Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),
-        }
-    }
-    Err(match first_refusal {
-        Some(refusal) => Rejection::Refused(refusal),
-        None => Fault::NoRegion.into(),
-    })
+/// Lets a drill have its way with the request. It is the rare case, so its
+/// future is boxed: every request's would have to be as large.
+async fn drilled(permit: Permit, upstream: &Upstream) -> Result<Permit, Rejection> {
+    let Some(fault) = permit.fault() else {
+        return Ok(permit);
+    };
+    let decision = permit.version();
+    let rehearsed = Box::pin(drill::rehearse(permit, fault, &upstream.timeouts)).await;
+    rehearsed.map_err(|fault| Rejection::FaultAt(fault, upstream.name.clone(), decision))
 }
 
 /// The client's host, or the endpoint's own for a client that named none.

@@ -4,19 +4,21 @@
 //! them a route for every host; then an exact path beats a prefix and a longer
 //! prefix a shorter one; then more conditions on method and headers beat fewer.
 
-use std::{cmp::Reverse, collections::HashMap, rc::Rc};
+use std::{cmp::Reverse, collections::HashMap, rc::Rc, sync::Arc};
 
 use breaker_core::ids::ServiceName;
 use fleet_config::{FleetConfig, HostPattern, PathMatch, Route};
 use http::{HeaderMap, Method};
 
-use crate::admit::gate::BackendIndex;
+use crate::{admit::service::Service, request::ranking::Ranking};
 
 /// Where requests of one route go.
 #[derive(Debug)]
 pub(crate) struct Destination {
-    /// Its backends, the POP's preferred one first.
-    pub(crate) regions: Rc<[BackendIndex]>,
+    /// The service, with its regions in the order the POP prefers them.
+    pub(crate) service: Arc<Service>,
+    /// How its requests are ranked.
+    pub(crate) ranking: Ranking,
     /// Largest request body in bytes.
     pub(crate) max_request_bytes: Option<u64>,
 }
@@ -40,17 +42,17 @@ struct Rule {
 }
 
 impl Router {
-    /// The routes of `config`; `regions` gives each service's backends.
-    pub(crate) fn new(
-        config: &FleetConfig,
-        regions: impl Fn(&ServiceName) -> Rc<[BackendIndex]>,
-    ) -> Self {
+    /// The routes of `config` to its services.
+    pub(crate) fn new(config: &FleetConfig, services: &HashMap<ServiceName, Arc<Service>>) -> Self {
         let mut router = Self::default();
-        for (name, service) in &config.services {
-            let regions = regions(name);
-            for route in &service.routes {
+        for (name, service) in services {
+            let Some(settings) = config.services.get(name) else {
+                continue;
+            };
+            for route in &settings.routes {
                 let destination = Rc::new(Destination {
-                    regions: regions.clone(),
+                    service: service.clone(),
+                    ranking: Ranking::new(route, settings),
                     max_request_bytes: route.max_request_bytes,
                 });
                 router.add(route, &destination);

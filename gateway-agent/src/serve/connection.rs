@@ -237,7 +237,7 @@ mod tests {
         let client = TcpStream::connect(address).await.expect("it listens");
         let (stream, _) = listener.accept().await.expect("a connection");
         let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
-        let core = Core::new(CoreGate::new(0, table, Clock::new()), 1);
+        let core = Core::new(CoreGate::new(0, table, Clock::new(), Arc::default()), 1);
         let address = http::HeaderValue::from_static("127.0.0.1");
         let peer = Rc::new(Client { address });
         let (stay, drain) = watch::channel(false);

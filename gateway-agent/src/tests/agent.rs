@@ -108,7 +108,8 @@ async fn an_agent_alone_is_ready_at_once_and_shows_what_it_does() {
     let (status, _) = get(agent.listen, "GET", "/x").await;
     assert_eq!(status, 502);
     eventually("the failure is counted", &agent, |state| {
-        state["backends"][0]["counters"]["outcomes"]["connect"] == 1
+        let failed = &state["services"][0]["served"]["failed"];
+        state["backends"][0]["counters"]["outcomes"]["connect"] == 1 && *failed == 1
     })
     .await;
     let state = state(&agent).await;
@@ -134,8 +135,21 @@ async fn an_agent_alone_is_ready_at_once_and_shows_what_it_does() {
 #[tokio::test]
 async fn every_line_of_the_metrics_page_is_well_formed_and_announced() {
     let dir = tempfile::tempdir().expect("a directory");
-    let agent = alone(dir.path(), &fleet(""));
+    let limited = fleet("").replace("timeouts:", "throttle: {rate: 5, burst: 9}\n    timeouts:");
+    let agent = alone(dir.path(), &limited);
     let (_, page) = get(agent.admin, "GET", "/metrics").await;
+    for line in [
+        "rampmeter_agent_quota_rate{service=\"pay\"} 5",
+        "rampmeter_agent_plan_stale{service=\"pay\"} 0",
+        "rampmeter_agent_throttle{service=\"pay\",backend=\"pay/us-east\"} 1",
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} in {page}");
+    }
+    let service = &state(&agent).await["services"][0];
+    assert_eq!(
+        (&service["course"], &service["quota"]["rate"]),
+        (&"IN_ORDER".into(), &5.0.into())
+    );
     let mut family = "";
     for line in page.lines() {
         if let Some(help) = line.strip_prefix("# HELP ") {

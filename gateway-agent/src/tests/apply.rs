@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use breaker_core::Timestamp;
+use breaker_core::{BackendName, Timestamp};
 use proptest::prelude::*;
-use rampmeter_api::{convert::decision::from_decision, v1};
+use rampmeter_api::{
+    convert::decision::{Decision, from_decision},
+    v1,
+};
 
 use crate::{
     fleet::apply::{Decisions, Offer},
@@ -27,7 +30,7 @@ proptest! {
     fn the_applied_version_of_a_backend_never_decreases(
         sent in prop::collection::vec((0..3u8, 1..4u64, 1..6u64, any::<bool>()), 0..60),
     ) {
-        let mut decisions = Decisions::default();
+        let mut decisions = Decisions::<BackendName, Decision>::default();
         let mut newest: BTreeMap<u8, (u64, u64)> = BTreeMap::new();
         for (at, message) in sent.iter().enumerate() {
             let now = Timestamp::from_millis(at as u64);
@@ -43,7 +46,7 @@ proptest! {
                 Some(before) if version == before => Offer::Confirmed,
                 _ => Offer::Applied,
             };
-            prop_assert_eq!(decisions.offer(offered, now, 0), expected);
+            prop_assert_eq!(decisions.offer(offered.backend.clone(), offered, now, 0), expected);
             let best = before.map_or(version, |before| before.max(version));
             newest.insert(message.0, best);
             let held = decisions.get(name.as_str()).expect("one was offered");
@@ -56,10 +59,10 @@ proptest! {
 #[test]
 fn what_a_new_stream_does_not_name_is_not_made_fresh_by_it() {
     let mut decisions = Decisions::default();
-    let offer = |decisions: &mut Decisions, message: Sent, at| {
+    let offer = |decisions: &mut Decisions<BackendName, Decision>, message: Sent, at| {
         let now = Timestamp::from_millis(at);
         let offered = from_decision(&wire(&message), now).expect("it makes sense");
-        decisions.offer(offered, now, 0);
+        decisions.offer(offered.backend.clone(), offered, now, 0);
     };
     offer(&mut decisions, (0, 1, 1, true), 0);
     offer(&mut decisions, (1, 1, 1, true), 0);
@@ -75,7 +78,7 @@ fn what_is_held_survives_the_wire_on_another_clock() {
     let mut decisions = Decisions::default();
     let now = Timestamp::from_millis(1_000);
     let original = from_decision(&wire(&(0, 2, 3, true)), now).expect("it makes sense");
-    decisions.offer(original.clone(), now, 0);
+    decisions.offer(original.backend.clone(), original.clone(), now, 0);
     let later = Timestamp::from_millis(6_000);
     let again = from_decision(&decisions.to_wire(later)[0], later).expect("it makes sense");
     assert_eq!(

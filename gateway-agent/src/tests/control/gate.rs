@@ -58,6 +58,7 @@ fn what_we_refuse_says_nothing_about_the_backend() {
 fn requests_of_a_backend_that_left_the_configuration_still_find_it() {
     let mut rig = Rig::new();
     let before = rig.ask(true).expect("admitted");
+    let service = rig.service();
     let now = rig.now();
     let text = FleetText::read(2, fleet("").replace("pay:", "pray:"));
     let installed = rig
@@ -65,7 +66,7 @@ fn requests_of_a_backend_that_left_the_configuration_still_find_it() {
         .install_text(ConfigSource::ControlPlane, text, now);
     installed.expect("a good configuration");
     before.finish(OutcomeClass::Success, None);
-    rig.ask(true)
+    rig.wish_of(&service, &Wish::default())
         .expect("routed by the snapshot before")
         .finish(FAILED, None);
     assert!(!rig.control.backends.contains_key(BACKEND));

@@ -6,18 +6,30 @@ mod cut_off;
 mod gate;
 mod leases;
 mod obeying;
+mod plans;
 mod reporting;
+mod serving;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use breaker_core::{AgentId, FailureKind, OutcomeClass, PopId, Timestamp, breaker::StateName};
+use breaker_core::{
+    AgentId, FailureKind, OutcomeClass, PopId, Priority, Timestamp, breaker::StateName,
+    shed::ShedKey,
+};
 use rampmeter_api::v1::{self, connect_request::Message as Up};
 use tokio::sync::mpsc;
 
 use crate::{
     admit::{
-        gate::{BackendIndex, CoreGate, Permit, Refusal, RefusalReason},
+        backend::BackendIndex,
+        gate::CoreGate,
+        permit::Permit,
         recorder::Tally,
+        refusal::{Denied, Refusal, RefusalReason},
+        service::{Service, Wish},
     },
     config::configuration::{ConfigSource, FleetText},
     fleet::{
@@ -73,10 +85,14 @@ struct Rig {
 
 impl Rig {
     fn with(settings: &str) -> Self {
+        Self::of(fleet(settings))
+    }
+
+    fn of(yaml: String) -> Self {
         let mut control = Control::new(identity(), 1);
         let start = Instant::now();
         let at = control.clock.at(start);
-        let text = FleetText::read(1, fleet(settings));
+        let text = FleetText::read(1, yaml);
         let installed = control.install_text(ConfigSource::ControlPlane, text, at);
         installed.expect("a good configuration");
         Self {
@@ -123,9 +139,31 @@ impl Rig {
         self.control.turn(now);
     }
 
+    /// The service as configured now.
+    fn service(&self) -> Arc<Service> {
+        let table = self.control.table.load();
+        table.services["pay"].clone()
+    }
+
     fn ask(&self, idempotent: bool) -> Result<Permit, Refusal> {
+        let wish = Wish {
+            idempotent,
+            ..Wish::default()
+        };
+        match self.wish(&wish) {
+            Ok(permit) => Ok(permit),
+            Err(Denied::Refused(refusal)) => Err(refusal),
+            Err(denied) => panic!("{denied:?}"),
+        }
+    }
+
+    fn wish(&self, wish: &Wish) -> Result<Permit, Denied> {
+        self.wish_of(&self.service(), wish)
+    }
+
+    fn wish_of(&self, service: &Service, wish: &Wish) -> Result<Permit, Denied> {
         let at = self.start.1 + self.elapsed;
-        self.gate.admit_at(BackendIndex(0), idempotent, at)
+        self.gate.admit_at(service, wish, at)
     }
 
     fn reason(&self) -> Option<RefusalReason> {
@@ -186,6 +224,67 @@ impl Rig {
         self.control.grant(&grant, now);
     }
 
+    /// The fleet decides about the service, in a newer version.
+    fn steer(&mut self, decision: v1::ServiceDecision) {
+        self.revision += 1;
+        let version = Some(v1::Version {
+            epoch: 1,
+            revision: self.revision,
+        });
+        self.apply(v1::Decisions {
+            services: vec![v1::ServiceDecision {
+                version,
+                ..decision
+            }],
+            ..v1::Decisions::default()
+        });
+    }
+
+    /// The fleet decides about a region.
+    fn decide_for(&mut self, region: &str, decision: v1::Decision) {
+        self.revision += 1;
+        let version = Some(v1::Version {
+            epoch: 1,
+            revision: self.revision,
+        });
+        self.apply(v1::Decisions {
+            decisions: vec![v1::Decision {
+                backend: format!("pay/{region}"),
+                version,
+                ..decision
+            }],
+            ..v1::Decisions::default()
+        });
+    }
+
+    /// What was counted for a region.
+    fn count_of(&self, region: &str, tally: Tally) -> u64 {
+        let name = format!("pay/{region}");
+        let watched = &self.control.backends[name.as_str()];
+        watched.counters().get(tally)
+    }
+
+    /// Sends so many requests of this kind; how many each region took, and
+    /// behind them how many none did.
+    fn send(&mut self, count: usize, wish: &Wish) -> Vec<usize> {
+        let service = self.service();
+        let mut taken = vec![0; service.regions.len() + 1];
+        for _ in 0..count {
+            let region = match self.wish_of(&service, wish) {
+                Ok(permit) => {
+                    let backend = permit.backend();
+                    permit.finish(OutcomeClass::Success, None);
+                    let mut regions = service.regions.iter();
+                    regions.position(|region| region.index == backend)
+                }
+                Err(_) => None,
+            };
+            taken[region.unwrap_or(service.regions.len())] += 1;
+        }
+        self.pass(millis(20));
+        taken
+    }
+
     /// What went up since the last call.
     fn sent(&mut self) -> Vec<Up> {
         let up = self.up.as_mut().expect("connected");
@@ -194,6 +293,30 @@ impl Rig {
             sent.extend(request.message);
         }
         sent
+    }
+
+    /// Reports of services, added up.
+    fn served(&mut self) -> v1::ServiceReport {
+        let mut sum = v1::ServiceReport::default();
+        let mut demand = v1::ByPriority::default();
+        for up in self.sent() {
+            let Up::Report(report) = up else { continue };
+            for part in report.services {
+                let of = part.demand.unwrap_or_default();
+                demand.critical += of.critical;
+                demand.high += of.high;
+                demand.normal += of.normal;
+                demand.low += of.low;
+                sum.succeeded += part.succeeded;
+                sum.failed += part.failed;
+                sum.refused += part.refused;
+                sum.shed += part.shed;
+                sum.shadowed += part.shadowed;
+                sum.drilled += part.drilled;
+            }
+        }
+        sum.demand = Some(demand);
+        sum
     }
 
     fn reports(&mut self) -> Vec<v1::BackendReport> {
@@ -227,6 +350,60 @@ pub(crate) fn decision(revision: u64, fleet: v1::Circuit) -> v1::Decision {
         override_expires_in: None,
         throttle: None,
         mix: None,
+    }
+}
+
+/// A service in three regions, with these settings more.
+fn three_regions(settings: &str) -> String {
+    format!(
+        "pops: {{fra1: {{region_order: [a, b, c]}}}}
+services:
+  pay:
+    routes: [{{path_prefix: /}}]
+    backends:
+      a: {{endpoints: ['http://127.0.0.1:1']}}
+      b: {{endpoints: ['http://127.0.0.1:1']}}
+      c: {{endpoints: ['http://127.0.0.1:1']}}
+    timeouts: {{total: 2s, response_headers: 2s}}
+    breaker: {{open_duration: 10s, ramp_duration: 10s}}
+    {settings}
+"
+    )
+}
+
+/// A plan for regions a, b and c: of each its share and headroom.
+fn plan(parts: [(f64, f64); 3]) -> v1::ServiceDecision {
+    let order = ["a", "b", "c"].map(str::to_owned);
+    let regions = order.iter().zip(parts).map(|(region, (share, headroom))| {
+        let region = region.clone();
+        v1::RegionShare {
+            region,
+            share,
+            headroom,
+        }
+    });
+    v1::ServiceDecision {
+        service: "pay".to_owned(),
+        origins: vec![v1::OriginPlan {
+            regions: regions.collect(),
+            region_order: order.to_vec(),
+            demand_per_second: 100.0,
+        }],
+        ..v1::ServiceDecision::default()
+    }
+}
+
+fn of_priority(priority: Priority) -> Wish {
+    Wish {
+        priority,
+        ..Wish::default()
+    }
+}
+
+fn of_user(user: usize) -> Wish {
+    Wish {
+        key: Some(ShedKey::of(format!("user-{user}").as_bytes())),
+        ..Wish::default()
     }
 }
 

@@ -79,9 +79,15 @@ fn a_large_fleet_is_reported_in_messages_of_bounded_size() {
         .iter()
         .map(|region| format!("{region}: {{endpoints: ['http://127.0.0.1:1']}}"))
         .collect();
-    let backends = backends.join(", ");
-    let services: Vec<String> = (0..10)
-        .map(|i| format!("s{i}: {{routes: [{{path_prefix: /{i}}}], backends: {{{backends}}}}}"))
+    let name = |i| format!("s{i}");
+    let services: Vec<String> = (0..900)
+        .map(|i| {
+            format!(
+                "{}: {{routes: [{{path_prefix: /{i}}}], backends: {{{}}}}}",
+                name(i),
+                backends[i % 90]
+            )
+        })
         .collect();
     let yaml = format!(
         "pops: {{fra1: {{region_order: [{}]}}}}\nservices: {{{}}}",
@@ -95,18 +101,17 @@ fn a_large_fleet_is_reported_in_messages_of_bounded_size() {
         .control
         .install_text(ConfigSource::ControlPlane, text, now);
     installed.expect("a good configuration");
-    let at = rig.start.1;
-    // The backend of the first configuration kept its number, 0.
-    for index in 1..=900 {
+    let table = rig.control.table.load_full();
+    for i in 0..900 {
         for _ in 0..100 {
-            let permit = rig.gate.admit_at(BackendIndex(index), true, at);
+            let permit = rig.wish_of(&table.services[name(i).as_str()], &Wish::default());
             permit
                 .expect("admitted")
                 .finish(OutcomeClass::Success, None);
         }
     }
     rig.pass(secs(1));
-    let mut backends = 0;
+    let (mut backends, mut services) = (0, 0);
     let sent = rig.sent();
     for message in &sent {
         let Up::Report(report) = message else {
@@ -114,6 +119,7 @@ fn a_large_fleet_is_reported_in_messages_of_bounded_size() {
         };
         assert!(prost::Message::encoded_len(report) <= 256 * 1024);
         backends += report.backends.len();
+        services += report.services.len();
     }
-    assert_eq!(backends, 900);
+    assert_eq!((backends, services), (900, 900));
 }

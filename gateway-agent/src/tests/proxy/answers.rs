@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{
     GET, OK,
-    rig::{Rig, Scripted, fleet},
+    rig::{Rig, Scripted, field, fleet},
 };
 use crate::{
-    admit::{gate::RefusalReason, recorder::Tally},
+    admit::{recorder::Tally, refusal::RefusalReason},
     limits::MAX_FIELD_BYTES,
 };
 
@@ -28,17 +28,11 @@ async fn a_refusal_says_why_and_when_and_keeps_the_connection() {
             head.starts_with("http/1.1 503 service unavailable\r\n"),
             "{head}"
         );
-        let field = |name: &str| {
-            let line = head.lines().find_map(|line| line.strip_prefix(name));
-            line.unwrap_or_else(|| panic!("{name} in {head}"))
-                .trim()
-                .to_owned()
-        };
-        let wait: u64 = field("retry-after:").parse().expect("whole seconds");
+        let wait: u64 = field(&head, "retry-after").parse().expect("whole seconds");
         assert!((1..=40).contains(&wait), "{wait}");
-        assert_eq!(field("content-type:"), "application/problem+json");
+        assert_eq!(field(&head, "content-type"), "application/problem+json");
         assert_eq!(
-            field("x-rampmeter:"),
+            field(&head, "x-rampmeter"),
             "reason=open; backend=s/r; decision=3.42"
         );
         let body = client.until("}\n").await;

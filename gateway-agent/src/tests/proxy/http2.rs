@@ -18,7 +18,7 @@ use super::{
     OK,
     rig::{Rig, Scripted, within},
 };
-use crate::admit::{gate::RefusalReason, recorder::Tally};
+use crate::admit::{recorder::Tally, refusal::RefusalReason};
 
 type Sent = BoxBody<Bytes, Infallible>;
 

@@ -9,6 +9,7 @@ mod outcomes;
 mod passing;
 mod rig;
 mod routing;
+mod steering;
 
 /// A request without a body.
 const GET: &str = "GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";

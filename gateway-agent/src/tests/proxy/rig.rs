@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use breaker_core::{breaker::Version, ids::PopId, time::Timestamp};
+use breaker_core::{Mix, breaker::Version, ids::PopId, time::Timestamp};
 use fleet_config::FleetConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,10 +13,14 @@ use tokio::{
 
 use crate::{
     admit::{
-        gate::{Backend, CoreGate, RefusalReason},
+        backend::Backend,
+        gate::CoreGate,
         recorder::Tally,
+        refusal::RefusalReason,
+        service::Service,
         snapshot::Snapshot,
         stance::{Rule, Stance},
+        way::Way,
     },
     clock::Clock,
     serve::{listener::Listeners, server::Server},
@@ -51,7 +55,7 @@ impl Rig {
     pub(super) fn unconfigured() -> Self {
         let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
         let wake = Arc::new(Notify::new());
-        let gate = CoreGate::new(0, table.clone(), Clock::new());
+        let gate = CoreGate::new(0, table.clone(), Clock::new(), Arc::default());
         let listeners = Listeners::bind(([127, 0, 0, 1], 0).into(), 1).expect("a free port");
         let (drain, draining) = watch::channel(false);
         let server = Server::start(listeners, vec![gate], &draining).expect("a thread");
@@ -98,9 +102,28 @@ impl Rig {
                 epoch: 3,
                 revision: 42,
             },
+            mix: Mix::default(),
             shadow: false,
         };
         self.backend(region).live.stance.store(Arc::new(stance));
+    }
+
+    /// What a plan says about service `s`.
+    pub(super) fn steer(&self, way: impl FnOnce(&Service, &mut Way)) {
+        let table = self.table.load();
+        let service = &table.services["s"];
+        let mut next = Way::in_order(service.regions.len());
+        next.version = Version {
+            epoch: 3,
+            revision: 42,
+        };
+        way(service, &mut next);
+        service.way.store(Arc::new(next));
+    }
+
+    /// What callers of service `s` got.
+    pub(super) fn served(&self, tally: Tally) -> u64 {
+        self.table.load().services["s"].counters().get(tally)
     }
 
     /// What was counted for a region.
@@ -160,6 +183,16 @@ impl Rig {
     pub(super) async fn ended(self) {
         within(self.server.ended()).await;
     }
+}
+
+/// A field's value in a header.
+pub(super) fn field(head: &str, name: &str) -> String {
+    let line = head
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("{name} in {head}"))
+        .trim()
+        .to_owned()
 }
 
 /// A fleet file with service `s` in these regions, each with one endpoint.

@@ -1,12 +1,15 @@
 //! Which requests go where.
 
+use std::sync::Arc;
+
+use breaker_core::PopId;
 use http::{HeaderMap, HeaderValue, Method};
 
 use super::rig::Rig;
-use crate::{admit::gate::BackendIndex, request::router::Router};
+use crate::{admit::snapshot::Snapshot, request::router::Router};
 use fleet_config::FleetConfig;
 
-/// Services by what they say of themselves; their index is their place.
+/// Services by what they say of themselves.
 const FLEET: &str = "
 pops: {p: {region_order: [r]}}
 services:
@@ -22,20 +25,16 @@ services:
 
 fn service(host: &str, path: &str, method: Method, canary: Option<&'static str>) -> Option<String> {
     let config = FleetConfig::parse(FLEET, "test").expect("a good fleet file");
-    let names: Vec<_> = config.services.keys().collect();
-    let router = Router::new(&config, |name| {
-        let place = names
-            .iter()
-            .position(|known| *known == name)
-            .expect("it is known");
-        [BackendIndex(place as u32)].into()
-    });
+    let config = Arc::new(config);
+    let pop = PopId::new("p").expect("a name");
+    let snapshot = Snapshot::empty().next(1, config.clone(), &pop, 1, &Arc::default());
+    let router = Router::new(&config, &snapshot.services);
     let mut headers = HeaderMap::new();
     if let Some(value) = canary {
         headers.insert("x-canary", HeaderValue::from_static(value));
     }
     let found = router.route(host, path, &method, &headers)?;
-    Some(names[found.regions[0].0 as usize].to_string())
+    Some(found.service.name.to_string())
 }
 
 #[test]

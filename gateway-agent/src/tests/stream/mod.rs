@@ -11,7 +11,8 @@ use tonic::Status;
 
 use self::plane::{Plane, eventually, within};
 use crate::{
-    admit::gate::{BackendIndex, CoreGate},
+    admit::{gate::CoreGate, service::Wish},
+    clock::nanos,
     config::configuration::ConfigSource,
     fleet::{
         control::Control,
@@ -60,7 +61,9 @@ impl Client {
 
     fn fail_once(&self) {
         use breaker_core::{FailureKind, OutcomeClass};
-        let permit = self.gate.admit(BackendIndex(0), true).expect("admitted");
+        let service = &self.gate.snapshot().services["pay"];
+        let permit = self.gate.admit(service, &Wish::default());
+        let permit = permit.expect("admitted");
         permit.finish(OutcomeClass::Failure(FailureKind::Reset), None);
     }
 
@@ -179,6 +182,49 @@ async fn a_broken_stream_is_made_again_and_brings_what_is_held() {
     // An older decision, as from a replica that lost its memory.
     call.decide(1, decision(8, closed())).await;
     assert_eq!(agent.state(), Some(StateName::Open));
+}
+
+#[tokio::test]
+async fn plans_and_quotas_are_taken_and_plans_are_brought_to_the_next_stream() {
+    let mut plane = Plane::start().await;
+    let agent = Client::start(&[plane.address]);
+    let mut call = plane.call().await;
+    call.greet().await;
+    let limited = fleet("").replace("timeouts:", "throttle: {rate: 9, burst: 1}\n    timeouts:");
+    call.configure(4, limited).await;
+    let version = Some(v1::Version {
+        epoch: 1,
+        revision: 7,
+    });
+    let decisions = v1::Decisions {
+        sequence: 1,
+        services: vec![v1::ServiceDecision {
+            service: "pay".to_owned(),
+            version,
+            ..v1::ServiceDecision::default()
+        }],
+        ..v1::Decisions::default()
+    };
+    call.say(Down::Decisions(decisions)).await;
+    assert_eq!(call.acknowledged().await.decisions_sequence, 1);
+    let quota = v1::Quota {
+        service: "pay".to_owned(),
+        rate: 4.0,
+        expires_in: Some(prost(Duration::from_secs(60))),
+        ..v1::Quota::default()
+    };
+    let quotas = vec![quota];
+    call.say(Down::QuotaGrant(v1::QuotaGrant { quotas })).await;
+    let rate = || {
+        let control = agent.control.lock();
+        let quota = control.services["pay"].service.quota.clone();
+        quota.map(|quota| quota.standing(nanos(control.clock.now())).rate)
+    };
+    eventually("the grant", || rate() == Some(4.0)).await;
+    drop(call);
+    let hello = plane.call().await.greet().await;
+    assert_eq!(hello.held_services.len(), 1);
+    assert_eq!(hello.held_services[0].version, version);
 }
 
 #[tokio::test]

@@ -1,0 +1,117 @@
+//! One backend, as requests of every core meet it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+};
+
+use arc_swap::ArcSwap;
+use breaker_core::{ids::BackendName, shed::ShedKey};
+use tokio::sync::Notify;
+
+use crate::admit::{places::ByPriority, recorder::Recorder, stance::Stance};
+
+/// A backend's number. Given once for each name and never reused while the
+/// process lives, so it outlasts a swap of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendIndex(pub u32);
+
+/// One backend, shared by the cores and the control side.
+#[derive(Debug)]
+pub struct Backend {
+    /// `service/region`.
+    pub name: BackendName,
+    /// Its number.
+    pub index: BackendIndex,
+    pub(crate) live: Arc<Live>,
+    /// One for each core.
+    pub(crate) cells: Box<[Arc<Cell>]>,
+}
+
+impl Backend {
+    /// A backend that lets everything pass until told otherwise.
+    pub(crate) fn new(
+        name: BackendName,
+        index: BackendIndex,
+        cores: usize,
+        wake: Arc<Notify>,
+    ) -> Self {
+        let live = Arc::new(Live {
+            index,
+            salt: ShedKey::of(name.as_str().as_bytes()),
+            stance: ArcSwap::from_pointee(Stance::pass()),
+            in_flight: Apart(AtomicU32::new(0)),
+            max_concurrency: AtomicU32::new(u32::MAX),
+            slow_us: AtomicU64::new(u64::MAX),
+            shuts: AtomicU32::new(0),
+            wake,
+        });
+        let cell = |_| {
+            Arc::new(Cell {
+                recorder: Recorder::default(),
+                places: ByPriority::default(),
+                live: live.clone(),
+            })
+        };
+        Self {
+            name,
+            index,
+            cells: (0..cores).map(cell).collect(),
+            live,
+        }
+    }
+
+    /// Requests in flight now.
+    pub fn in_flight(&self) -> u32 {
+        self.live.in_flight.0.load(Relaxed)
+    }
+}
+
+/// On cache lines of its own (two, because they are fetched in pairs): what one
+/// core writes must not slow down what others read.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
+/// What requests of every core read of one backend.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) index: BackendIndex,
+    /// Makes its cut of the requests independent of the plan's.
+    pub(crate) salt: ShedKey,
+    pub(crate) stance: ArcSwap<Stance>,
+    /// Shared by all cores, because the limit is the agent's.
+    in_flight: Apart<AtomicU32>,
+    pub(crate) max_concurrency: AtomicU32,
+    /// From when on a call is slow; `u64::MAX`: never.
+    pub(crate) slow_us: AtomicU64,
+    /// How often it stopped letting requests pass.
+    pub(crate) shuts: AtomicU32,
+    /// Wakes the reporter.
+    pub(crate) wake: Arc<Notify>,
+}
+
+/// One core's part of a backend.
+#[derive(Debug)]
+pub(crate) struct Cell {
+    pub(crate) recorder: Recorder,
+    /// Of requests without a shed key.
+    pub(crate) places: ByPriority,
+    pub(crate) live: Arc<Live>,
+}
+
+impl Cell {
+    /// Takes one of the backend's places in flight, if there is one.
+    pub(crate) fn enter(&self) -> bool {
+        let before = self.live.in_flight.0.fetch_add(1, Relaxed);
+        let room = before < self.live.max_concurrency.load(Relaxed);
+        if !room {
+            self.leave();
+        }
+        room
+    }
+
+    pub(crate) fn leave(&self) {
+        self.live.in_flight.0.fetch_sub(1, Relaxed);
+    }
+}
