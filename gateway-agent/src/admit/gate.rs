@@ -25,6 +25,7 @@ use crate::{
     },
     clock::Clock,
     dice::{random, unit},
+    probe::Unhealthy,
 };
 
 /// A backend's number. Given once for each name and never reused while the
@@ -98,6 +99,7 @@ impl Backend {
     ) -> Self {
         let live = Arc::new(Live {
             stance: ArcSwap::from_pointee(Stance::pass()),
+            unhealthy: ArcSwap::default(),
             in_flight: Apart(AtomicU32::new(0)),
             max_concurrency: AtomicU32::new(u32::MAX),
             slow_us: AtomicU64::new(u64::MAX),
@@ -129,6 +131,8 @@ struct Apart<T>(T);
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) stance: ArcSwap<Stance>,
+    /// Endpoints that health checks took out.
+    pub(crate) unhealthy: ArcSwap<Unhealthy>,
     /// Shared by all cores, because the limit is the agent's.
     in_flight: Apart<AtomicU32>,
     pub(crate) max_concurrency: AtomicU32,

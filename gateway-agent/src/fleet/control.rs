@@ -35,6 +35,7 @@ use crate::{
         report::Pace,
         watched::{Context, Watched},
     },
+    probe::findings::Findings,
 };
 
 /// Decisions not heard of for this long are stale, unless Welcome says otherwise.
@@ -62,6 +63,7 @@ pub struct Control {
     pub(crate) valid_for: Duration,
     pub(crate) link: Option<Link>,
     pub(crate) status: LinkStatus,
+    pub(crate) probing: Findings,
     pace: Pace,
     results: VecDeque<v1::TrialResult>,
     pub(crate) source: ConfigSource,
@@ -84,9 +86,10 @@ pub struct Unsaved {
 impl Control {
     /// Nothing configured, nothing decided.
     pub fn new(identity: Identity, cores: usize) -> Self {
+        let clock = Clock::new();
         Self {
             identity,
-            clock: Clock::new(),
+            clock,
             table: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
             wake: Arc::new(Notify::new()),
             cores,
@@ -95,6 +98,7 @@ impl Control {
             valid_for: VALID_FOR,
             link: None,
             status: LinkStatus::default(),
+            probing: Findings::new(clock.now()),
             pace: Pace::default(),
             results: VecDeque::new(),
             source: ConfigSource::None,
@@ -195,6 +199,7 @@ impl Control {
         self.refresh_all(now);
         self.table.store(Arc::new(next));
         self.source = source;
+        self.configure_probes(now);
         tracing::info!(
             revision,
             source = source.as_str(),
@@ -228,6 +233,7 @@ impl Control {
         self.status.connected = Some(connected);
         self.status.streams += 1;
         self.status.last_error = None;
+        self.connect_probes(true, self.clock.now());
     }
 
     /// The stream is down, or could not be made.
@@ -235,6 +241,7 @@ impl Control {
         self.link = None;
         self.status.connected = None;
         self.status.last_error = why.or(self.status.last_error.take());
+        self.connect_probes(false, self.clock.now());
     }
 
     /// Takes decisions that the control plane sent. Returns how many were new.
@@ -268,6 +275,7 @@ impl Control {
                 self.refresh(&name, now);
             }
         }
+        self.take_health(&message.health);
         self.unsaved.decisions |= applied > 0 || !message.removed.is_empty();
         applied
     }
@@ -403,8 +411,12 @@ impl Control {
             (urgent && watched.pending.is_urgent()) || watched.is_due(now, link.calm, link.hot)
         };
         let mut due: Vec<&mut Watched> = self.backends.values_mut().filter(due).collect();
-        let sent = link.report(&mut due, now);
-        self.status.report_bytes += sent.bytes;
-        self.status.reports += sent.reports;
+        for sent in [
+            link.report(&mut due, now),
+            link.probes(&mut self.probing, now),
+        ] {
+            self.status.report_bytes += sent.bytes;
+            self.status.reports += sent.reports;
+        }
     }
 }

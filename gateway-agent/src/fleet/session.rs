@@ -139,7 +139,11 @@ impl<'a> Session<'a> {
             }
             Down::Heartbeat(beat) if self.pulse.is_mine(beat.nonce) => Ok(()),
             Down::Heartbeat(beat) => self.say(Up::Heartbeat(beat)),
-            Down::QuotaGrant(_) | Down::ProbeAssignment(_) => Ok(()),
+            Down::ProbeAssignment(assignment) => {
+                self.control.lock().probing.assign(&assignment);
+                Ok(())
+            }
+            Down::QuotaGrant(_) => Ok(()),
             Down::GoAway(go) => return Some(go_away(&go)),
         };
         let mut control = self.control.lock();
