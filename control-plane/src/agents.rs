@@ -16,6 +16,7 @@ use tokio::{
     time::Instant,
 };
 
+use crate::{probes::Assignment, store::AgentPresence};
 use crate::{quota, store::AgentPresence};
 
 /// An agent that says nothing for this long is gone: five heartbeats.
@@ -56,6 +57,8 @@ pub struct Session {
     pinged: Mutex<Option<(u64, Instant)>>,
     /// Trials on their way to it.
     pub grants: mpsc::Sender<Grant>,
+    /// What it probes; `None` before it was ever said.
+    pub probes: watch::Sender<Option<Arc<Assignment>>>,
     /// Quotas on their way to it.
     pub quotas: quota::Slot,
     /// Why its stream must end; empty while it need not.
@@ -151,6 +154,7 @@ impl Agents {
             told: Mutex::new(told),
             pinged: Mutex::default(),
             grants,
+            probes: watch::Sender::new(None),
             quotas: quota::Slot::default(),
             dismissed: watch::Sender::new(String::new()),
             who,

@@ -126,6 +126,7 @@ pub fn merge(views: impl IntoIterator<Item = ReplicaView>) -> ReplicaView {
             *total = total.saturating_add(count);
         }
         sum.candidates.extend(view.candidates);
+        sum.endpoints.extend(view.endpoints);
     }
     sum.latency = latency.into_iter().collect();
     sum
