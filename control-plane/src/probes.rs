@@ -150,19 +150,29 @@ fn tell(plane: &Plane, assigned: &BTreeMap<AgentId, Arc<Assignment>>) {
     }
 }
 
+/// Endpoints of a backend with health checks; none without.
+pub fn configured<'a>(
+    config: &'a FleetConfig,
+    name: &BackendName,
+) -> impl Iterator<Item = String> + 'a {
+    let backend = config.backend(name);
+    let checked = backend.filter(|(service, _)| service.health_check.is_some());
+    let endpoints = checked
+        .into_iter()
+        .flat_map(|(_, backend)| &backend.endpoints);
+    endpoints.map(ToString::to_string)
+}
+
 /// What all findings say together: configured endpoints that are unhealthy.
 pub fn unhealthy(
     config: &FleetConfig,
     name: &BackendName,
     figures: &ReplicaView,
 ) -> BTreeMap<String, Unhealthy> {
-    let Some((service, backend)) = config.backend(name) else {
-        return BTreeMap::new();
-    };
-    if service.health_check.is_none() || figures.endpoints.is_empty() {
+    if figures.endpoints.is_empty() {
         return BTreeMap::new();
     }
-    let configured: BTreeSet<_> = backend.endpoints.iter().map(ToString::to_string).collect();
+    let configured: BTreeSet<_> = configured(config, name).collect();
     let findings = figures.endpoints.iter().map(|view| Finding {
         endpoint: &view.endpoint,
         pop: &view.pop,
@@ -172,14 +182,10 @@ pub fn unhealthy(
     merge(findings.filter(|finding| configured.contains(finding.endpoint)))
 }
 
-/// Every endpoint of a backend with health checks was probed lately.
+/// Every endpoint of a backend was probed lately.
 pub fn is_complete(config: &FleetConfig, name: &BackendName, figures: &ReplicaView) -> bool {
     let probed: BTreeSet<&str> = figures.endpoints.iter().map(|v| &*v.endpoint).collect();
-    let configured = config.backend(name);
-    configured.is_some_and(|(service, backend)| {
-        let mut endpoints = backend.endpoints.iter();
-        service.health_check.is_some() && endpoints.all(|e| probed.contains(&*e.to_string()))
-    })
+    !probed.is_empty() && configured(config, name).all(|endpoint| probed.contains(&*endpoint))
 }
 
 /// Every endpoint takes no requests, at a POP or everywhere.
@@ -189,17 +195,12 @@ pub fn is_hopeless(
     unhealthy: &BTreeMap<String, Unhealthy>,
     pop: Option<&PopId>,
 ) -> bool {
-    let Some((_, backend)) = config.backend(name) else {
-        return false;
+    let hopeless = |endpoint: String| match (unhealthy.get(&endpoint), pop) {
+        (None, _) => false,
+        (Some(unhealthy), Some(pop)) => unhealthy.at(pop),
+        (Some(unhealthy), None) => *unhealthy == Unhealthy::Everywhere,
     };
-    let mut endpoints = backend.endpoints.iter();
-    endpoints.all(
-        |endpoint| match (unhealthy.get(&endpoint.to_string()), pop) {
-            (None, _) => false,
-            (Some(unhealthy), Some(pop)) => unhealthy.at(pop),
-            (Some(unhealthy), None) => *unhealthy == Unhealthy::Everywhere,
-        },
-    )
+    !unhealthy.is_empty() && configured(config, name).all(hopeless)
 }
 
 /// For agents.
@@ -220,15 +221,8 @@ pub fn status(
     name: &BackendName,
     figures: &ReplicaView,
 ) -> Vec<v1::EndpointStatus> {
-    let Some((service, backend)) = config.backend(name) else {
-        return Vec::new();
-    };
-    if service.health_check.is_none() {
-        return Vec::new();
-    }
     let unhealthy = unhealthy(config, name, figures);
-    let endpoints = backend.endpoints.iter().map(|endpoint| {
-        let endpoint = endpoint.to_string();
+    let endpoints = configured(config, name).map(|endpoint| {
         let views = || figures.endpoints.iter().filter(|v| v.endpoint == endpoint);
         let probers = views().flat_map(|view| &view.probers);
         v1::EndpointStatus {

@@ -1,7 +1,7 @@
 //! Health checks: which endpoints take no requests, and what that means for a
 //! breaker that waits for trials.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use breaker_core::{
     AgentId, BreakerPolicy, Circuit, PopId, Timestamp,
@@ -48,18 +48,13 @@ impl Coordinator {
             .table
             .publish_health(name, probes::wire(name, &health));
         let mut news = Vec::new();
-        let endpoints = before.keys().chain(health.keys());
-        let endpoints: BTreeSet<&String> = endpoints.collect();
-        for endpoint in endpoints {
-            let now_is = health.get(endpoint);
-            if before.get(endpoint) == now_is || !self.tells(state, endpoint) {
+        for endpoint in probes::configured(&fleet.config, name) {
+            let now_is = health.get(&endpoint);
+            if before.get(&endpoint) == now_is || !self.tells(state, &endpoint) {
                 continue;
             }
-            let views = figures
-                .endpoints
-                .iter()
-                .filter(|v| v.endpoint == **endpoint);
-            let (kind, summary) = in_words(name.as_str(), endpoint, now_is, views);
+            let views = figures.endpoints.iter().filter(|v| v.endpoint == endpoint);
+            let (kind, summary) = in_words(name.as_str(), &endpoint, now_is, views);
             tracing::info!(backend = %name, endpoint, kind = kind.as_str_name(), "{summary}");
             news.push(events::of_backend(&self.plane, name, kind, summary));
         }

@@ -146,7 +146,7 @@ impl Found {
         now: Timestamp,
     ) -> bool {
         let before = endpoint.remove(&who.agent);
-        let changed = before.as_ref().map_or(true, |before| before.healthy) != self.healthy;
+        let changed = before.as_ref().is_none_or(|before| before.healthy) != self.healthy;
         if let Some(mut before) = before {
             self.succeeded = self.succeeded.max(before.succeeded);
             before.sent.append(&mut self.sent);

@@ -354,9 +354,8 @@ async fn a_breaker_that_nobody_asks_is_closed_by_health_checks_and_no_sooner_tha
     assert_eq!(stood_in.count(), 3, "{events:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_users_request_is_a_trial_while_every_endpoint_is_unhealthy() {
-    let replica = Replica::alone(&checked("interval: 1h")).await;
+/// Two agents whose POPs find every endpoint unhealthy, and [`EAST`] HALF_OPEN.
+async fn hopeless(replica: &Replica) -> [Agent; 2] {
     let mut agents = [
         replica.agent("f1", "fra1").await,
         replica.agent("i1", "iad1").await,
@@ -369,35 +368,56 @@ async fn no_users_request_is_a_trial_while_every_endpoint_is_unhealthy() {
     health(&mut agents[0], &[(ONE, &[]), (TWO, &[])]).await;
     open(&mut agents).await;
     agents[0].state(EAST, BreakerState::HalfOpen).await;
-    let wanting = async |agents: &mut [Agent; 2]| {
-        for agent in agents {
-            agent.report(EAST, 0, 0).await;
-        }
-    };
-    wanting(&mut agents).await;
-    let explained = eventually("it says what it waits for", async || {
-        let explained = explained(&replica).await;
-        explained
-            .next
-            .contains("waits for a health check")
-            .then_some(explained)
-    })
-    .await;
-    let leases = explained.backend.expect("set").trial_leases;
-    assert_eq!(leases, [], "there is demand, and nobody is risked");
+    agents
+}
 
-    found(&mut agents[1], TWO, "", true).await;
+/// Both want to send requests until the one at `index` is granted a trial.
+async fn granted(agents: &mut [Agent; 2], index: usize) -> v1::TrialGrant {
     let granted = async {
         loop {
-            wanting(&mut agents).await;
-            let grant = agents[1].grant();
+            for agent in agents.iter_mut() {
+                agent.report(EAST, 0, 0).await;
+            }
+            let grant = agents[index].grant();
             if let Ok(grant) = timeout(Duration::from_millis(200), grant).await {
                 return grant;
             }
         }
     };
     let granted = timeout(Duration::from_secs(10), granted).await;
-    assert_eq!(granted.expect("a grant in time").backend, EAST);
+    granted.expect("a grant in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_users_request_is_a_trial_while_every_endpoint_is_unhealthy() {
+    let replica = Replica::alone(&checked("interval: 1h")).await;
+    let mut agents = hopeless(&replica).await;
+    for agent in &mut agents {
+        agent.report(EAST, 0, 0).await;
+    }
+    let explained = eventually("it says what it waits for", async || {
+        let explained = explained(&replica).await;
+        let waits = explained.next.contains("waits for a health check");
+        waits.then_some(explained)
+    })
+    .await;
+    let leases = explained.backend.expect("set").trial_leases;
+    assert_eq!(leases, [], "there is demand, and nobody is risked");
+
+    // Healthy at one POP: a request from there is none of a hopeless kind.
+    found(&mut agents[1], TWO, "", true).await;
+    assert_eq!(granted(&mut agents, 1).await.backend, EAST);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_never_passes_does_not_keep_a_backend_away_for_ever() {
+    let yaml =
+        checked("interval: 1h").replace("ramp_duration", "max_open_duration: 1s, ramp_duration");
+    let replica = Replica::alone(&yaml).await;
+    let since = Instant::now();
+    let mut agents = hopeless(&replica).await;
+    granted(&mut agents, 0).await;
+    assert!(since.elapsed() >= Duration::from_secs(1), "not at once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

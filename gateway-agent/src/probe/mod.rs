@@ -6,7 +6,7 @@
 pub mod ask;
 pub(crate) mod control;
 pub(crate) mod findings;
-pub(crate) mod prober;
+pub mod prober;
 
 use std::collections::BTreeSet;
 

@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const JITTER: f64 = 0.1;
 
 /// Probes until stopped.
-pub(crate) async fn run(control: Shared, mut stop: watch::Receiver<bool>) {
+pub async fn run(control: Shared, mut stop: watch::Receiver<bool>) {
     let changed = control.lock().probing.changed.clone();
     let places = Rc::new(Semaphore::new(AT_A_TIME));
     let mut tasks = JoinSet::new();
