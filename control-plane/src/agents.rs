@@ -16,8 +16,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{probes::Assignment, store::AgentPresence};
-use crate::{quota, store::AgentPresence};
+use crate::{probes::Assignment, quota, store::AgentPresence};
 
 /// An agent that says nothing for this long is gone: five heartbeats.
 pub const SILENCE: Duration = Duration::from_secs(5);
