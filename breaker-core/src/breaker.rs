@@ -188,6 +188,16 @@ pub enum Input<'a> {
         /// Uniform in [0, 1).
         jitter: f64,
     },
+    /// A health check succeeded while nobody wants to send a request: it stands in
+    /// for a trial, once for each `interval` since HALF_OPEN began.
+    Probe {
+        /// The circuit: `None` for the fleet's.
+        pop: Option<PopId>,
+        /// When it succeeded.
+        succeeded: Timestamp,
+        /// How often the backend's endpoints are probed.
+        interval: Duration,
+    },
     /// An operator sets or clears the override.
     Override(Option<Override>),
     /// A drill ended: close every circuit, since the failure was ours.
@@ -218,6 +228,11 @@ pub enum Happening {
     TrialEnded(TrialLease, TrialOutcome),
     /// A lease ran out.
     TrialLost(TrialLease),
+    /// A health check stood in for a trial.
+    ProbeSucceeded {
+        /// `None` for the fleet.
+        pop: Option<PopId>,
+    },
     /// Admission was cut during a ramp.
     RampCut {
         /// `None` for the fleet.

@@ -17,6 +17,7 @@ pub mod ids;
 pub mod outcome;
 pub mod plan;
 pub mod policy;
+pub mod probing;
 pub mod quota;
 pub mod shed;
 pub mod steering;

@@ -152,14 +152,14 @@ impl ShedKey {
 }
 
 /// FNV-1a (Fowler, Noll, Vo), 64 bits.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): keys that
 /// differ in a bit end up far apart.
-const fn finish(mut x: u64) -> u64 {
+pub(crate) const fn finish(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

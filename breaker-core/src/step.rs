@@ -68,6 +68,11 @@ impl Breaker {
                     jitter,
                 },
             ),
+            Input::Probe {
+                pop,
+                succeeded,
+                interval,
+            } => stepping.stand_in(pop, succeeded, interval),
             Input::Override(over) => stepping.set_override(over),
             Input::Reset => stepping.reset(),
         }

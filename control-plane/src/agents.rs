@@ -16,7 +16,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{quota, store::AgentPresence};
+use crate::{probes::Assignment, quota, store::AgentPresence};
 
 /// An agent that says nothing for this long is gone: five heartbeats.
 pub const SILENCE: Duration = Duration::from_secs(5);
@@ -56,6 +56,8 @@ pub struct Session {
     pinged: Mutex<Option<(u64, Instant)>>,
     /// Trials on their way to it.
     pub grants: mpsc::Sender<Grant>,
+    /// What it probes; `None` before it was ever said.
+    pub probes: watch::Sender<Option<Arc<Assignment>>>,
     /// Quotas on their way to it.
     pub quotas: quota::Slot,
     /// Why its stream must end; empty while it need not.
@@ -151,6 +153,7 @@ impl Agents {
             told: Mutex::new(told),
             pinged: Mutex::default(),
             grants,
+            probes: watch::Sender::new(None),
             quotas: quota::Slot::default(),
             dismissed: watch::Sender::new(String::new()),
             who,

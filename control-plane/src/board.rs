@@ -130,6 +130,7 @@ pub fn merge(views: impl IntoIterator<Item = ReplicaView>) -> ReplicaView {
         sum.directed += view.directed;
         sum.accepted += view.accepted;
         sum.metered.merge(&view.metered);
+        sum.endpoints.extend(view.endpoints);
     }
     sum.latency = latency.into_iter().collect();
     sum

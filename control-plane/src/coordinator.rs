@@ -7,6 +7,7 @@
 //! one history. So nobody has to be elected, and a lost race costs one call.
 
 mod due;
+mod endpoints;
 mod judging;
 mod learning;
 mod trials;
@@ -165,7 +166,8 @@ impl Coordinator {
             let seen = self.plane.board.get(name);
             let since = seen.map_or_else(Timestamp::default, |s| s.breaker.evidence_since());
             let figures = &self.plane.figures;
-            match figures.view(name, policy, memory.baseline, since, now) {
+            let view = figures.view(name, policy, memory.baseline, since, now);
+            match figures.probes.join(view, name, now) {
                 Some(mut view) => {
                     view.fleet.agents_known = known;
                     view.fleet.agents_reporting = reporting;
@@ -211,7 +213,7 @@ impl Coordinator {
             if fleet.config.backend(&name).is_none() {
                 continue;
             }
-            let next = match self.decide(state, policy(fleet, &name)).await {
+            let next = match self.decide(state, fleet).await {
                 Ok(next) => next,
                 Err(StoreError::Repairing) => REPAIR_GRACE / 4,
                 Err(error) => {

@@ -110,6 +110,17 @@ pub fn of_quota(
     }
 }
 
+/// Encoded event about a backend that comes with no commit.
+pub fn of_backend(
+    plane: &Plane,
+    name: &BackendName,
+    kind: v1::EventKind,
+    summary: String,
+) -> Bytes {
+    let event = stamp(plane, Some(name), None).event(kind, summary);
+    Bytes::from(event.encode_to_vec())
+}
+
 /// Counts transitions and tells the log, one wide line each.
 pub fn tell(plane: &Plane, name: &BackendName, version: Version, happenings: &[Happening]) {
     for happening in happenings {

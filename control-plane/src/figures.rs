@@ -2,6 +2,7 @@
 //! evidence is judged by, and the figures that people read.
 
 mod intake;
+pub mod probes;
 pub mod quotas;
 mod rates;
 
@@ -40,6 +41,8 @@ pub struct Figures {
     /// Demand on quotas.
     pub quotas: quotas::Quotas,
     backends: Mutex<HashMap<BackendName, OfBackend>>,
+    /// What health checks found.
+    pub probes: probes::Probes,
 }
 
 #[derive(Debug, Default)]
@@ -97,6 +100,7 @@ impl Figures {
     /// Drops backends that are no longer configured.
     pub fn retain(&self, keep: impl Fn(&BackendName) -> bool) {
         self.lock().retain(|name, _| keep(name));
+        self.probes.retain(keep);
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<BackendName, OfBackend>> {

@@ -22,6 +22,7 @@ pub mod http;
 pub mod metrics;
 pub mod peers;
 pub mod plane;
+pub mod probes;
 pub mod quota;
 pub mod serve;
 pub mod services;

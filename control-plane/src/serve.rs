@@ -15,7 +15,7 @@ use crate::{
     coordinator::Coordinator,
     health, http, peers,
     plane::{Plane, until_set},
-    quota,
+    probes, quota,
     services::{fleet::Reader, operator::Operator},
     settle,
     store::{ReplicaId, Store},
@@ -108,6 +108,8 @@ fn spawn(
     tasks.spawn(async move { config::watch(&shared, file).await });
     let shared = of(plane);
     tasks.spawn(async move { settle::run(&shared).await });
+    let shared = of(plane);
+    tasks.spawn(async move { probes::run(&shared).await });
     tasks.spawn(quota::run(of(plane)));
     tasks.spawn(http::serve(of(plane), listener));
 }

@@ -37,6 +37,8 @@ struct Inner {
     entries: BTreeMap<BackendName, Entry>,
     /// Backends that left, with the sequence in which they did.
     removed: BTreeMap<BackendName, u64>,
+    /// What health checks found, with the sequence in which it was.
+    health: BTreeMap<BackendName, (u64, v1::BackendHealth)>,
     store_unavailable: bool,
     births: VecDeque<(u64, Instant)>,
     shared: Option<Shared>,
@@ -92,9 +94,26 @@ impl Table {
         self.changed.send_replace(sequence);
     }
 
+    /// Puts what health checks found of a backend in force. What was never said of
+    /// a backend is not said either: its agents keep what they know.
+    pub fn publish_health(&self, name: &BackendName, health: v1::BackendHealth) {
+        let mut inner = self.lock();
+        if inner
+            .health
+            .get(name)
+            .is_some_and(|(_, held)| *held == health)
+        {
+            return;
+        }
+        let sequence = inner.advance();
+        inner.health.insert(name.clone(), (sequence, health));
+        self.changed.send_replace(sequence);
+    }
+
     /// Keeps only these backends.
     pub fn retain(&self, keep: impl Fn(&BackendName) -> bool) {
         let mut inner = self.lock();
+        inner.health.retain(|name, _| keep(name));
         let gone: Vec<_> = inner.entries.keys().filter(|n| !keep(n)).cloned().collect();
         if gone.is_empty() {
             return;
@@ -187,12 +206,14 @@ impl Inner {
         // A snapshot replaces everything, so it need not name what is gone.
         let removed = self.removed.iter().filter(|_| since.is_some());
         let removed = removed.filter(|(_, sequence)| newer(**sequence));
+        let health = self.health.values().filter(|(at, _)| newer(*at));
         let message = v1::Decisions {
             sequence: self.sequence,
             decisions: decisions.collect(),
             removed: removed.map(|(name, _)| name.as_str().to_owned()).collect(),
             complete: since.is_none(),
             store_unavailable: self.store_unavailable,
+            health: health.map(|(_, health)| health.clone()).collect(),
             ..v1::Decisions::default()
         };
         v1::ConnectResponse {

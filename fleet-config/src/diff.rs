@@ -8,8 +8,8 @@ use crate::{
     model::{Backend, FleetConfig, Route, Service},
     sections::PRIORITIES,
     settings::{
-        Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule, RequestKey,
-        Retry, Throttle, Timeouts,
+        Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule, Probe,
+        RequestKey, Retry, Throttle, Timeouts,
     },
     units::{show_bytes, show_duration, show_share},
 };
@@ -301,8 +301,13 @@ fn failover(failover: &Failover) -> Shown {
 }
 
 fn health_check(check: &HealthCheck) -> Shown {
+    let (protocol, asked) = match &check.probe {
+        Probe::Http { path } => ("http", ("path", leaf(path))),
+        Probe::Grpc { service } => ("grpc", ("grpc_service", leaf(service))),
+    };
     branch([
-        ("path", leaf(&check.path)),
+        ("protocol", leaf(protocol)),
+        asked,
         ("interval", leaf(show_duration(check.interval))),
         ("timeout", leaf(show_duration(check.timeout))),
         ("rise", leaf(check.rise)),

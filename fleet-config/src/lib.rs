@@ -26,8 +26,8 @@ pub use model::{
     Backend, Endpoint, FleetConfig, HostPattern, PathMatch, Pop, Route, Scheme, Service,
 };
 pub use settings::{
-    Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule, RequestKey,
-    Retry, Throttle, Timeouts,
+    Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule, Probe,
+    RequestKey, Retry, Throttle, Timeouts,
 };
 pub use tree::MAX_FILE_BYTES;
 pub use units::duration as parse_duration;

@@ -6,14 +6,14 @@ use std::time::Duration;
 use crate::{
     read::{At, Fields},
     settings::{
-        Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule, Retry,
-        Throttle, Timeouts,
+        Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule, Probe,
+        Retry, Throttle, Timeouts,
     },
     thresholds::{self, Thresholds},
     units::show_duration,
     values::{
-        bytes, count, duration, header_name, one_of, path, positive_number, positive_share,
-        request_key,
+        bytes, count, duration, grpc_service, header_name, one_of, path, positive_number,
+        positive_share, request_key,
     },
 };
 
@@ -213,7 +213,7 @@ fn failover(fields: &mut Fields<'_>, out: &mut Failover) {
 }
 
 fn health_check(fields: &mut Fields<'_>, out: &mut HealthCheck) {
-    fields.read("path", &mut out.path, path);
+    probe(fields, &mut out.probe);
     fields.read(
         "interval",
         &mut out.interval,
@@ -230,6 +230,42 @@ fn health_check(fields: &mut Fields<'_>, out: &mut HealthCheck) {
     fields.read("rise", &mut out.rise, count(1..=100));
     fields.read("fall", &mut out.fall, count(1..=100));
     fields.read("probers_per_pop", &mut out.probers_per_pop, count(1..=100));
+}
+
+/// What is asked. A key of the other protocol is a contradiction, so it is an
+/// error and not ignored; one that `defaults:` gave goes with its protocol.
+fn probe(fields: &mut Fields<'_>, out: &mut Probe) {
+    let grpc = matches!(out, Probe::Grpc { .. });
+    let protocols = [("http", false), ("grpc", true)];
+    let (mut now_grpc, mut http_path, mut service) = (grpc, None, None);
+    fields.read("protocol", &mut now_grpc, one_of(&protocols));
+    let refuse = |at: &At<'_>, its, ours| {
+        at.error(format_args!(
+            "belongs to protocol {its}, but the protocol is {ours}: change it or leave this out"
+        ));
+        None
+    };
+    fields.read("path", &mut http_path, |at| match now_grpc {
+        true => refuse(at, "http", "grpc"),
+        false => path(at).map(Some),
+    });
+    fields.read("grpc_service", &mut service, |at| match now_grpc {
+        true => grpc_service(at).map(Some),
+        false => refuse(at, "grpc", "http"),
+    });
+    if now_grpc != grpc {
+        *out = match now_grpc {
+            true => Probe::Grpc {
+                service: String::new(),
+            },
+            false => Probe::default(),
+        };
+    }
+    match (out, http_path, service) {
+        (Probe::Http { path }, Some(written), _) => *path = written,
+        (Probe::Grpc { service }, _, Some(written)) => *service = written,
+        _ => {}
+    }
 }
 
 fn no_longer_than_interval(at: &At<'_>, timeout: Duration, interval: Duration) -> Option<Duration> {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 pub use breaker_core::Priority;
+use breaker_core::probing::RiseFall;
 
 /// How long to wait for a backend. Each is at most the total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,11 +148,34 @@ impl Default for Failover {
     }
 }
 
-/// Active probes.
+/// What a probe asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// `GET` of this path over HTTP/1.1; healthy: 2xx and 3xx.
+    Http {
+        /// With a slash in front, without query.
+        path: String,
+    },
+    /// `grpc.health.v1.Health/Check`; healthy: `SERVING`.
+    Grpc {
+        /// The service asked for; empty: the server as a whole.
+        service: String,
+    },
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self::Http {
+            path: "/healthz".to_owned(),
+        }
+    }
+}
+
+/// Active health checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
-    /// What to get.
-    pub path: String,
+    /// What is asked.
+    pub probe: Probe,
     /// How often, 100 ms to 1 h.
     pub interval: Duration,
     /// How long to wait, at most the interval.
@@ -164,10 +188,26 @@ pub struct HealthCheck {
     pub probers_per_pop: u32,
 }
 
+impl HealthCheck {
+    /// How many probes change a prober's mind.
+    pub const fn rise_fall(&self) -> RiseFall {
+        RiseFall {
+            rise: self.rise,
+            fall: self.fall,
+        }
+    }
+
+    /// What was found this long ago says nothing any more: two probes are missing,
+    /// and the third is late. Reports of them go up once a second, and may be late.
+    pub fn fresh_for(&self) -> Duration {
+        self.interval * 3 + self.timeout + Duration::from_secs(2)
+    }
+}
+
 impl Default for HealthCheck {
     fn default() -> Self {
         Self {
-            path: "/healthz".to_owned(),
+            probe: Probe::default(),
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(1),
             rise: 2,

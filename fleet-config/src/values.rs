@@ -177,6 +177,27 @@ pub(crate) fn request_key(at: &At<'_>) -> Option<RequestKey> {
     }
 }
 
+/// The full name of a gRPC service.
+pub(crate) fn grpc_service(at: &At<'_>) -> Option<String> {
+    let text = at.text()?;
+    let word = |part: &str| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    };
+    if text.len() <= MAX_GRPC_SERVICE_BYTES && text.split('.').all(word) {
+        return Some(text.to_owned());
+    }
+    at.refuse(
+        "a gRPC service",
+        "use its full name, for example shop.v1.Payments; leave it out for the server as a whole",
+    )
+}
+
+/// Longest name of a gRPC service.
+const MAX_GRPC_SERVICE_BYTES: usize = 200;
+
 /// A `token` of RFC 9110, of sane length.
 pub(crate) fn is_token(text: &str) -> bool {
     let special = b"!#$%&'*+-.^_`|~";

@@ -6,7 +6,7 @@ use breaker_core::{
     ids::{BackendName, PopId, ServiceName},
     policy::{BreakerPolicy, Mode},
 };
-use fleet_config::{FleetConfig, Priority, RequestKey, Service, Timeouts};
+use fleet_config::{FleetConfig, Priority, Probe, RequestKey, Service, Timeouts};
 
 const MINIMAL: &str = r#"{"pops":{"pop0":{"region_order":["us-east"]}},"services":{"pay":{"routes":[{"path_prefix":"/"}],"backends":{"us-east":{"endpoints":["http://127.0.0.1:8080"]}}}}}"#;
 
@@ -193,4 +193,22 @@ fn a_backend_is_found_by_its_name() {
             .policy(&BackendName::parse("payments/moon").expect("a name"))
             .is_none()
     );
+}
+
+#[test]
+fn a_health_check_asks_a_path_or_a_grpc_service_or_the_server_as_a_whole() {
+    let probe = |check: &str| {
+        let config = with_settings(&format!(r#""health_check": {check}"#));
+        let check = service(&config, "pay").health_check.clone();
+        check.expect("a health check is written").probe
+    };
+    let http = |path: &str| Probe::Http { path: path.into() };
+    let grpc = |service: &str| Probe::Grpc {
+        service: service.into(),
+    };
+    assert_eq!(probe("{}"), http("/healthz"));
+    assert_eq!(probe(r#"{"path": "/ready"}"#), http("/ready"));
+    assert_eq!(probe(r#"{"protocol": "grpc"}"#), grpc(""));
+    let named = probe(r#"{"protocol": "grpc", "grpc_service": "shop.v1.Pay"}"#);
+    assert_eq!(named, grpc("shop.v1.Pay"));
 }

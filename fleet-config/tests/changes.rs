@@ -56,6 +56,18 @@ fn each_change_is_one_line_by_key() {
 }
 
 #[test]
+fn another_way_to_check_health_is_shown_with_its_protocol() {
+    let with = |check: &str| parse(&OLD.replace("throttle: {rate: 5}", check));
+    let http = with("health_check: {path: /ready, interval: 2s}");
+    let grpc = with("health_check: {protocol: grpc, grpc_service: shop.v1.Pay, interval: 2s}");
+    insta::assert_snapshot!(diff(&http, &grpc).join("\n"), @"
+    + services.pay.health_check.grpc_service: shop.v1.Pay
+    - services.pay.health_check.path: /ready
+    ~ services.pay.health_check.protocol: http → grpc
+    ");
+}
+
+#[test]
 fn the_same_meaning_in_other_words_is_no_change() {
     let old = parse(OLD);
     let other = OLD

@@ -96,6 +96,33 @@ services:
 }
 
 #[test]
+fn a_health_check_speaks_one_protocol() {
+    let check = |settings: &str| {
+        errors(&format!(
+            r#"
+pops: {{fra1: {{region_order: [eu-west]}}}}
+defaults: {{health_check: {{path: /ready}}}}
+services:
+  pay:
+    routes: [{{path_prefix: /}}]
+    backends: {{eu-west: {{endpoints: ["http://a:8080"]}}}}
+    health_check: {settings}
+"#
+        ))
+    };
+    insta::assert_snapshot!(check("{protocol: grpc, path: /healthz}"), @"fleet.yaml:8: services.pay.health_check.path: belongs to protocol http, but the protocol is grpc: change it or leave this out");
+    insta::assert_snapshot!(check("{grpc_service: shop.v1.Payments}"), @"fleet.yaml:8: services.pay.health_check.grpc_service: belongs to protocol grpc, but the protocol is http: change it or leave this out");
+    insta::assert_snapshot!(check("{protocol: grpc, grpc_service: 'shop..Payments/Check'}"), @r#"fleet.yaml:8: services.pay.health_check.grpc_service: "shop..Payments/Check" is not a gRPC service: use its full name, for example shop.v1.Payments; leave it out for the server as a whole"#);
+    insta::assert_snapshot!(check("{protocol: tcp}"), @r#"fleet.yaml:8: services.pay.health_check.protocol: "tcp" is not allowed: use http, grpc"#);
+    insta::assert_snapshot!(check("{rise: 0, fall: 1000, probers_per_pop: 0, interval: 10ms}"), @"
+    fleet.yaml:8: services.pay.health_check.interval: 10ms is out of range: use 100ms to 1h
+    fleet.yaml:8: services.pay.health_check.rise: 0 is out of range: use 1 to 100
+    fleet.yaml:8: services.pay.health_check.fall: 1000 is out of range: use 1 to 100
+    fleet.yaml:8: services.pay.health_check.probers_per_pop: 0 is out of range: use 1 to 100
+    ");
+}
+
+#[test]
 fn malformed_yaml_is_one_error_with_line_and_column() {
     insta::assert_snapshot!(errors("pops:\n  fra1: {region_order: [eu-west\nservices: {}\n"), @"fleet.yaml:3: column 9: illegal placement of ':' indicator");
     insta::assert_snapshot!(errors("pops: a: b\n"), @"fleet.yaml:1: column 8: mapping values are not allowed in this context");

@@ -33,6 +33,7 @@ use crate::{
         local::Identity,
         stream::{ControlPlane, Dialer},
     },
+    probe::prober,
     serve::{listener::Listeners, server::Server},
 };
 
@@ -262,6 +263,7 @@ impl Beside {
         let (finish, finishing) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn_local(drive::run(control.clone(), finishing.clone()));
+        tasks.spawn_local(prober::run(control.clone(), finishing.clone()));
         tasks.spawn_local(port::serve(
             self.admin,
             control.clone(),

@@ -10,6 +10,7 @@
 //! | `backend` | upstream connections, one exchange, its outcome |
 //! | `admit` | the gate, and what requests share with the control side |
 //! | `fleet` | decisions, reports, leases, the local breaker, the stream |
+//! | `probe` | active health checks |
 //! | `config` | where configuration comes from and is kept |
 //! | `admin` | `/metrics`, `/healthz`, `/readyz`, `/state` |
 
@@ -23,6 +24,7 @@ pub mod config;
 mod dice;
 pub mod fleet;
 pub mod limits;
+pub mod probe;
 mod request;
 pub mod serve;
 

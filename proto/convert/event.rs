@@ -109,6 +109,16 @@ pub fn event(happening: &Happening, stamp: Stamp<'_>) -> v1::Event {
                 lease.agent.as_str(),
             )
         }
+        Happening::ProbeSucceeded { pop } => {
+            let at = at_pop(pop.as_ref());
+            let text = format!(
+                "nobody sends requests to {name}{at}: a health check that succeeded stands in for a trial"
+            );
+            scoped(
+                stamp.event(v1::EventKind::TrialSucceeded, text),
+                pop.as_ref(),
+            )
+        }
         Happening::RampCut { pop, admission } => {
             let (at, share) = (at_pop(pop.as_ref()), admission * 100.0);
             let text = format!("new failures of {name} cut its admission{at} to {share:.0} %");

@@ -1,10 +1,13 @@
 //! Leases granted, lost and answered.
 
+use std::time::Duration;
+
 use super::{Opening, Stepping};
 use crate::{
     breaker::{Circuit, Happening, TrialLease, TrialOutcome},
     evidence::TripReason,
     ids::PopId,
+    time::Timestamp,
 };
 
 /// Agents remembered as having tried; the longest ago is forgotten first. A
@@ -54,6 +57,33 @@ impl Stepping<'_> {
                 self.reopen(pop.as_ref(), TripReason::TrialFailed, None, opening);
             }
             TrialOutcome::Returned => {}
+        }
+    }
+
+    /// The n-th success must be found later than n - 1 intervals after HALF_OPEN
+    /// began. So the record itself keeps one finding from counting twice, whoever
+    /// brings it, and a hundred probers are no faster than one.
+    pub(super) fn stand_in(
+        &mut self,
+        pop: Option<PopId>,
+        succeeded: Timestamp,
+        interval: Duration,
+    ) {
+        let wanted = self.next.wants_trial(self.policy, self.now).contains(&pop);
+        let Some(Circuit::HalfOpen {
+            since,
+            successes,
+            leases,
+            ..
+        }) = self.next.circuit(pop.as_ref())
+        else {
+            return;
+        };
+        let fresh = succeeded > *since + interval.saturating_mul(*successes);
+        // A lease that is out: a request will tell more than any probe.
+        if wanted && fresh && leases.is_empty() {
+            self.happened(Happening::ProbeSucceeded { pop: pop.clone() });
+            self.trial_succeeded(pop.as_ref());
         }
     }
 

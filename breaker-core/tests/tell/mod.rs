@@ -164,6 +164,10 @@ pub(crate) fn happening(happening: &Happening, now: Timestamp) -> String {
                 lease.agent, lease.pop
             )
         }
+        Happening::ProbeSucceeded { pop } => format!(
+            "{}: a health check stands in for a trial",
+            scope(pop.as_ref())
+        ),
         Happening::TrialLost(lease) => format!(
             "the trial of agent {} in POP {} ran out without a result",
             lease.agent, lease.pop

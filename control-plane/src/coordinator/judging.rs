@@ -8,12 +8,13 @@ use breaker_core::{
     vantage::judge,
 };
 
-use super::{CALM, Coordinator, HOT, SPACING};
+use super::{CALM, Coordinator, HOT, SPACING, policy};
 use crate::{
     board::{self, Seen},
     budget,
     clock::jitter,
     commit::{ATTEMPTS, Attempt, Known},
+    config::Fleet,
     events,
     store::{About, BackendState, ReplicaView, StoreError},
 };
@@ -23,13 +24,16 @@ impl Coordinator {
     pub(super) async fn decide(
         &mut self,
         state: BackendState,
-        policy: &BreakerPolicy,
+        fleet: &Fleet,
     ) -> Result<Duration, StoreError> {
+        let policy = policy(fleet, &state.name);
         let figures = self.figures(&state);
+        self.judge_endpoints(&state, fleet, &figures).await;
         let mut known = Known::of(state);
         known.publish(&self.plane, policy);
         self.end_trials(&mut known, policy, &figures).await?;
         let (verdict, wake_at) = self.tick(&mut known, policy, &figures).await?;
+        self.stand_in(&mut known, policy, fleet, &figures).await?;
         self.grant_trials(&mut known, policy).await?;
         let now = self.plane.clock.now();
         let memory = self.memory.entry(known.name.clone()).or_default();

@@ -7,6 +7,7 @@ use breaker_core::{
     evidence::{Baseline, LEAN_SCORE},
 };
 
+use super::endpoints::Health;
 use crate::store::ReplicaView;
 
 /// A suspect is told again when it was unsuspected for this long.
@@ -24,6 +25,9 @@ const LEARN_AFTER_S: u64 = 5;
 pub(super) struct Memory {
     /// This replica's register, as last sent.
     pub(super) view: Option<ReplicaView>,
+    /// Endpoints that take no requests, as last told to agents; `None` before
+    /// anything was found.
+    pub(super) health: Option<Health>,
     /// What this replica learned in calm times.
     pub(super) baseline: Baseline,
     /// The last second learned from.

@@ -62,7 +62,8 @@ impl Coordinator {
             let mut candidates = self.plane.figures.candidates(&known.name, now);
             candidates.retain(|c| self.plane.agents.get(&c.agent).is_some());
             let chosen = wanting.into_iter().find_map(|pop| {
-                let chosen = choose_trial(&known.breaker, pop.as_ref(), &candidates)?;
+                let spared = self.spare(known, pop.as_ref(), &candidates, policy, now);
+                let chosen = choose_trial(&known.breaker, pop.as_ref(), &spared)?;
                 Some((pop, chosen.clone()))
             });
             let Some((pop, chosen)) = chosen else {

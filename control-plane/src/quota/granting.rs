@@ -24,7 +24,7 @@ use crate::{
     events,
     figures::quotas::OfKey,
     plane::{Plane, until_set},
-    store::{QuotaView, ReplicaId},
+    store::{About, QuotaView, ReplicaId},
 };
 
 /// Parts are worked out this often.
@@ -146,9 +146,10 @@ impl Granting {
                 session.quotas.put(leases);
             }
         }
-        if !news.is_empty() {
+        for (service, event) in news {
+            let append = plane.store.append(About::Service(service), vec![event]);
             // Lost with the store; the log has it.
-            let _ = plane.ask("append", plane.store.append(None, news)).await;
+            let _ = plane.ask("append", append).await;
         }
     }
 
@@ -158,7 +159,7 @@ impl Granting {
         rate: f64,
         crew: &Crew,
         outbox: &mut Outbox,
-        news: &mut Vec<Bytes>,
+        news: &mut Vec<(ServiceName, Bytes)>,
     ) {
         let plane = &self.plane;
         let of_service = self.services.entry(name.clone()).or_default();
@@ -197,7 +198,7 @@ impl Granting {
                 .look(total.wanted, total.admitted, crew.now);
             let told = looked.filter(|_| is_first(&plane.name, others));
             if let Some(told) = told.filter(|_| of_service.may_tell(crew.now)) {
-                news.push(tell(plane, &pass, total, told));
+                news.push((name.clone(), tell(plane, &pass, total, told)));
             }
             if found.view.agents > 0 {
                 views.insert(*key, found.view);

@@ -140,6 +140,11 @@ impl Reader<'_> {
             metrics.reports_urgent.add(1);
             self.plane.mailbox.urge(intake.urgent);
         }
+        if let Some(assignment) = self.session.probes.borrow().clone() {
+            let probes = &figures.probes;
+            let news = probes.record(who, &report.probes, &assignment, &fleet.config, now);
+            self.plane.mailbox.urge(news);
+        }
         metrics.unknown_backends.add(intake.unknown.count);
         self.log_unknown(intake.unknown.first);
         self.count_cuts(&intake.cut);

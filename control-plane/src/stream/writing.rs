@@ -20,6 +20,7 @@ use crate::{
     clock::jitter,
     config::Fleet,
     plane::{Plane, until_set},
+    probes::Assignment,
     wire::Outbound,
 };
 
@@ -84,6 +85,9 @@ impl Writer<'_> {
         let mut fleet = self.plane.fleet.subscribe();
         let mut settled = self.plane.settled.subscribe();
         let mut dismissed = self.session.dismissed.subscribe();
+        let mut probes = self.session.probes.subscribe();
+        // It may have been set before this began.
+        probes.mark_changed();
         let mut beats = heartbeats();
         self.send(Message::Welcome(self.welcome())).await?;
         loop {
@@ -101,6 +105,7 @@ impl Writer<'_> {
                 _ = fleet.changed() => {}
                 _ = settled.changed() => {}
                 _ = dismissed.changed() => {}
+                _ = probes.changed() => self.send_probes(&mut probes).await?,
                 Some(grant) = granted.recv() => self.send_grant(&grant).await?,
                 () = session.quotas.filled() => self.send_quotas().await?,
                 Some(nonce) = answers.recv() => {
@@ -187,6 +192,17 @@ impl Writer<'_> {
             place.send(Ok(encoded(Message::QuotaGrant(grant))));
         }
         Ok(())
+    }
+
+    async fn send_probes(
+        &self,
+        probes: &mut watch::Receiver<Option<Arc<Assignment>>>,
+    ) -> Result<(), Gone> {
+        let assignment = probes.borrow_and_update().clone();
+        match assignment {
+            Some(assignment) => self.send(Message::ProbeAssignment(assignment.wire())).await,
+            None => Ok(()),
+        }
     }
 
     async fn beat(&mut self) -> Result<(), Gone> {

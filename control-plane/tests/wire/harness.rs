@@ -313,13 +313,19 @@ impl Agent {
             idempotent_demand: 1,
             ..v1::BackendReport::default()
         };
-        self.sequence += 1;
-        let report = v1::Report {
-            sequence: self.sequence,
+        self.send(v1::Report {
             backends: vec![backend],
             ..v1::Report::default()
-        };
-        self.say(Up::Report(report)).await;
+        })
+        .await;
+    }
+
+    /// Sends a report with the next sequence.
+    pub(crate) async fn send(&mut self, report: v1::Report) {
+        self.sequence += 1;
+        let sequence = self.sequence;
+        self.say(Up::Report(v1::Report { sequence, ..report }))
+            .await;
     }
 
     /// Reports demand on a service's quotas: key, wanted, admitted.

@@ -7,6 +7,7 @@ mod harness;
 mod loops;
 mod operators;
 mod ports;
+mod probes;
 mod quotas;
 mod readers;
 mod replicas;

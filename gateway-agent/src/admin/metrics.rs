@@ -27,6 +27,7 @@ pub fn page(control: &Control) -> String {
     service_metrics::add(control, &mut page);
     states(control, &mut page);
     decisions(control, &mut page);
+    probes(control, &mut page);
     latencies(control, &mut page);
     page.text
 }
@@ -298,6 +299,28 @@ fn decisions(control: &Control, page: &mut Page) {
 
 fn age(now: Timestamp, heard: Timestamp) -> f64 {
     now.since(heard).as_secs_f64()
+}
+
+fn probes(control: &Control, page: &mut Page) {
+    let name = "rampmeter_agent_probes_total";
+    page.family(name, "counter", "Health checks that this agent sent.");
+    for (backend, probes) in &control.probing.counts {
+        let service = backend.service();
+        for (result, count) in [("succeeded", probes.succeeded), ("failed", probes.failed)] {
+            page.line(format_args!(
+                "{name}{{service=\"{service}\",backend=\"{backend}\",result=\"{result}\"}} {count}"
+            ));
+        }
+    }
+    page.each(
+        control,
+        (
+            "rampmeter_agent_unhealthy_endpoints",
+            "gauge",
+            "Endpoints that health checks took out at this agent.",
+        ),
+        |watched| watched.backend.live.unhealthy.load().0.len(),
+    );
 }
 
 fn latencies(control: &Control, page: &mut Page) {

@@ -39,6 +39,7 @@ pub fn state(control: &Control) -> Value {
         },
         "control_plane": link(control),
         "services": services.map(|steered| service(control, steered, now)).collect::<Vec<_>>(),
+        "probing": probing(control, now),
         "backends": backends.map(|watched| backend(control, watched, now)).collect::<Vec<_>>(),
     })
 }
@@ -162,7 +163,26 @@ fn backend(control: &Control, watched: &Watched, now: Timestamp) -> Value {
         "leases": leases(watched),
         "in_flight": watched.backend.in_flight(),
         "max_concurrency": watched.max_concurrency(),
+        "unhealthy_endpoints": watched.backend.live.unhealthy.load().0,
         "counters": counts(&counters),
+    })
+}
+
+/// Health checks that this agent sends.
+fn probing(control: &Control, now: Timestamp) -> Value {
+    let alone = control.probing.alone.iter();
+    let found = control.probing.found().map(|(target, found)| {
+        json!({
+            "backend": target.backend.as_str(),
+            "endpoint": target.endpoint,
+            "healthy": found.health.is_healthy(),
+            "error": found.error,
+            "probed_ms_ago": now.since(found.at).as_millis() as u64,
+        })
+    });
+    json!({
+        "alone_for": alone.map(|service| service.as_str()).collect::<Vec<_>>(),
+        "endpoints": found.collect::<Vec<_>>(),
     })
 }
 

@@ -9,7 +9,10 @@ use arc_swap::ArcSwap;
 use breaker_core::{ids::BackendName, shed::ShedKey};
 use tokio::sync::Notify;
 
-use crate::admit::{places::ByPriority, recorder::Recorder, stance::Stance};
+use crate::{
+    admit::{places::ByPriority, recorder::Recorder, stance::Stance},
+    probe::Unhealthy,
+};
 
 /// A backend's number. Given once for each name and never reused while the
 /// process lives, so it outlasts a swap of the configuration.
@@ -40,6 +43,7 @@ impl Backend {
             index,
             salt: ShedKey::of(name.as_str().as_bytes()),
             stance: ArcSwap::from_pointee(Stance::pass()),
+            unhealthy: ArcSwap::default(),
             in_flight: Apart(AtomicU32::new(0)),
             max_concurrency: AtomicU32::new(u32::MAX),
             slow_us: AtomicU64::new(u64::MAX),
@@ -80,6 +84,8 @@ pub(crate) struct Live {
     /// Makes its cut of the requests independent of the plan's.
     pub(crate) salt: ShedKey,
     pub(crate) stance: ArcSwap<Stance>,
+    /// Endpoints that health checks took out.
+    pub(crate) unhealthy: ArcSwap<Unhealthy>,
     /// Shared by all cores, because the limit is the agent's.
     in_flight: Apart<AtomicU32>,
     pub(crate) max_concurrency: AtomicU32,

@@ -20,6 +20,7 @@ use crate::{
         snapshot::Snapshot,
     },
     backend::pool::Pool,
+    probe::Unhealthy,
     request::router::Router,
 };
 
@@ -47,6 +48,16 @@ pub(crate) struct Upstream {
     pub(crate) name: BackendName,
     pub(crate) timeouts: Timeouts,
     pools: Vec<Rc<Pool>>,
+    live: Arc<Backend>,
+    usable: RefCell<Usable>,
+}
+
+/// Which of an upstream's pools health checks leave.
+#[derive(Debug)]
+struct Usable {
+    of: Arc<Unhealthy>,
+    /// Places in `Upstream::pools`.
+    pools: Vec<usize>,
 }
 
 impl Core {
@@ -139,6 +150,11 @@ fn upstreams(
             name: live.name.clone(),
             timeouts: service.timeouts,
             pools: backend.endpoints.iter().map(pool).collect(),
+            live: live.clone(),
+            usable: RefCell::new(Usable {
+                of: Arc::default(),
+                pools: (0..backend.endpoints.len()).collect(),
+            }),
         };
         Some((live.index, upstream))
     };
@@ -146,19 +162,38 @@ fn upstreams(
 }
 
 impl Upstream {
-    /// The less loaded of two endpoints drawn at random. Ejected and unhealthy
-    /// ones will be left out here.
+    /// The less loaded of two endpoints drawn at random among those that are
+    /// healthy. If none is, all are: whether the backend is asked at all is for its
+    /// breaker to say.
     pub(crate) fn pick(&self, roll: u64) -> Option<&Rc<Pool>> {
-        let count = self.pools.len() as u64;
+        let mut usable = self.usable.borrow_mut();
+        let unhealthy = self.live.live.unhealthy.load();
+        if !Arc::ptr_eq(&unhealthy, &usable.of) {
+            *usable = self.sort_out(unhealthy.clone());
+        }
+        let count = usable.pools.len() as u64;
+        let pool = |at: u64| self.pools.get(usable.pools[at as usize]);
         if count < 2 {
-            return self.pools.first();
+            return (count == 1).then(|| pool(0)).flatten();
         }
         let first = roll % count;
         let second = (first + 1 + (roll >> 32) % (count - 1)) % count;
-        let [first, second] = [first, second].map(|at| &self.pools[at as usize]);
+        let (first, second) = (pool(first)?, pool(second)?);
         Some(match second.in_flight() < first.in_flight() {
             true => second,
             false => first,
         })
+    }
+
+    fn sort_out(&self, unhealthy: Arc<Unhealthy>) -> Usable {
+        let healthy = |at: &usize| !unhealthy.0.contains(&self.pools[*at].endpoint.to_string());
+        let mut pools: Vec<_> = (0..self.pools.len()).filter(healthy).collect();
+        if pools.is_empty() {
+            pools = (0..self.pools.len()).collect();
+        }
+        Usable {
+            of: unhealthy,
+            pools,
+        }
     }
 }

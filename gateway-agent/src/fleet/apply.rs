@@ -182,6 +182,7 @@ fn to_wire(held: &Decision, now: Timestamp) -> v1::Decision {
             admission,
             since: now,
             changed: now,
+            told: admission,
         }),
         mix: held.mix,
     };

@@ -33,6 +33,7 @@ use crate::{
         steered::Steered,
         watched::{Context, Watched},
     },
+    probe::findings::Findings,
 };
 
 /// Decisions not heard of for this long are stale, unless Welcome says otherwise.
@@ -61,6 +62,7 @@ pub struct Control {
     pub(crate) valid_for: Duration,
     pub(crate) link: Option<Link>,
     pub(crate) status: LinkStatus,
+    pub(crate) probing: Findings,
     pace: Pace,
     results: VecDeque<v1::TrialResult>,
     pub(crate) source: ConfigSource,
@@ -83,9 +85,10 @@ pub struct Unsaved {
 impl Control {
     /// Nothing configured, nothing decided.
     pub fn new(identity: Identity, cores: usize) -> Self {
+        let clock = Clock::new();
         Self {
             identity,
-            clock: Clock::new(),
+            clock,
             table: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
             wake: Arc::new(Notify::new()),
             cores,
@@ -97,6 +100,7 @@ impl Control {
             valid_for: VALID_FOR,
             link: None,
             status: LinkStatus::default(),
+            probing: Findings::new(clock.now()),
             pace: Pace::default(),
             results: VecDeque::new(),
             source: ConfigSource::None,
@@ -201,6 +205,7 @@ impl Control {
         self.refresh_all(now);
         self.table.store(Arc::new(next));
         self.source = source;
+        self.configure_probes(now);
         tracing::info!(
             revision,
             source = source.as_str(),
@@ -252,6 +257,7 @@ impl Control {
         self.status.connected = Some(connected);
         self.status.streams += 1;
         self.status.last_error = None;
+        self.connect_probes(true, self.clock.now());
     }
 
     /// The stream is down, or could not be made.
@@ -259,6 +265,7 @@ impl Control {
         self.link = None;
         self.status.connected = None;
         self.status.last_error = why.or(self.status.last_error.take());
+        self.connect_probes(false, self.clock.now());
     }
 
     // Time.
@@ -362,9 +369,10 @@ impl Control {
             .filter(|steered| (urgent && steered.is_urgent()) || steered.is_due(now, calm, hot));
         let due = backends.map(Due::Backend);
         let due = due.chain(services.map(Due::Service)).collect();
-        let sent = link.report(due, now);
-        self.status.report_bytes += sent.bytes;
-        self.status.reports += sent.reports;
+        for sent in [link.report(due, now), link.probes(&mut self.probing, now)] {
+            self.status.report_bytes += sent.bytes;
+            self.status.reports += sent.reports;
+        }
     }
 }
 

@@ -9,7 +9,10 @@ use prost::Message;
 use rampmeter_api::v1::{self, connect_request::Message as Up};
 use tokio::sync::mpsc;
 
-use crate::fleet::{report::MAX_REPORT_BYTES, steered::Steered, watched::Watched};
+use crate::{
+    fleet::{report::MAX_REPORT_BYTES, steered::Steered, watched::Watched},
+    probe::findings::Findings,
+};
 
 /// Messages between us and the socket: at the hot rate, several seconds of a
 /// control plane that stopped reading.
@@ -112,6 +115,24 @@ fn add(due: Due<'_>, report: &mut v1::Report, now: Timestamp, calm: Duration) ->
             report.services.push(part);
             bytes
         }
+    }
+}
+
+impl Link {
+    /// Reports what probes found, if it is due. What finds no room is probed again
+    /// within the interval.
+    pub(crate) fn probes(&mut self, findings: &mut Findings, now: Timestamp) -> Sent {
+        let mut sent = Sent::default();
+        for mut report in findings.reports(now, self.calm) {
+            self.sequence += 1;
+            report.sequence = self.sequence;
+            let bytes = report.encoded_len() as u64;
+            if self.up.try_send(wrap(Up::Report(report))).is_ok() {
+                sent.reports += 1;
+                sent.bytes += bytes;
+            }
+        }
+        sent
     }
 }
 

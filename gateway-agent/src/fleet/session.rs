@@ -145,7 +145,10 @@ impl<'a> Session<'a> {
                 control.lend(&grant, now);
                 Ok(())
             }
-            Down::ProbeAssignment(_) => Ok(()),
+            Down::ProbeAssignment(assignment) => {
+                self.control.lock().probing.assign(&assignment);
+                Ok(())
+            }
             Down::GoAway(go) => return Some(go_away(&go)),
         };
         let mut control = self.control.lock();

@@ -64,6 +64,7 @@ impl Control {
                 self.refresh(&name, now);
             }
         }
+        self.take_health(&message.health);
         self.unsaved.decisions |= applied > 0 || !message.removed.is_empty();
         applied
     }

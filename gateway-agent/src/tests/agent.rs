@@ -46,13 +46,13 @@ fn start(pop: &str, source: Source, state_dir: Option<PathBuf>) -> Result<Agent,
 }
 
 /// Alone, by a file that is in `dir`.
-fn alone(dir: &Path, text: &str) -> Agent {
+pub(super) fn alone(dir: &Path, text: &str) -> Agent {
     let path = dir.join("fleet.yaml");
     fs::write(&path, text).expect("written");
     start("fra1", Source::File(path), None).expect("a good file")
 }
 
-async fn get(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
+pub(super) async fn get(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
         let request = format!("{method} {path} HTTP/1.1\r\nhost: pay\r\nconnection: close\r\n\r\n");
@@ -77,7 +77,7 @@ async fn state(agent: &Agent) -> Value {
     serde_json::from_str(&body).expect("JSON")
 }
 
-async fn eventually(what: &str, agent: &Agent, holds: impl Fn(&Value) -> bool) {
+pub(super) async fn eventually(what: &str, agent: &Agent, holds: impl Fn(&Value) -> bool) {
     let until = tokio::time::Instant::now() + PATIENCE;
     loop {
         let state = state(agent).await;

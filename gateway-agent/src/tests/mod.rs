@@ -3,5 +3,6 @@
 mod agent;
 mod apply;
 pub(crate) mod control;
+mod probing;
 mod proxy;
 mod stream;

@@ -13,8 +13,9 @@ use crate::{
     board::{self, Seen},
     config::Fleet,
     plane::Plane,
+    probes,
     services::status,
-    store::EventQuery,
+    store::{EventQuery, ReplicaView},
 };
 
 /// Events in the history.
@@ -49,18 +50,22 @@ pub(super) async fn explain(
     };
     // Without the store the answer has no history, but is an answer.
     let history = plane.events(query).await.unwrap_or_default();
-    let (next, next_time) = next(breaker, policy, now);
+    let health = health(fleet, name, seen.as_ref().map(|s| &s.figures));
+    let (next, next_time) = next(breaker, policy, health.hopeless, now);
+    let mut summary = summary(
+        name,
+        breaker,
+        policy,
+        last_transition.as_ref(),
+        evidence.as_ref(),
+        now,
+    );
+    if let Some(seen) = &seen {
+        summary.push_str(&throttle(name, seen, now));
+    }
+    summary.push_str(&health.text);
     Ok(v1::ExplainBackendResponse {
-        summary: summary(
-            name,
-            breaker,
-            policy,
-            last_transition.as_ref(),
-            evidence.as_ref(),
-            now,
-        ) + &seen
-            .as_ref()
-            .map_or_else(String::new, |s| throttle(name, s, now)),
+        summary,
         backend: render::backend(plane, fleet, name),
         last_transition,
         evidence,
@@ -141,7 +146,62 @@ fn throttle(name: &BackendName, seen: &Seen, now: Timestamp) -> String {
     )
 }
 
-fn next(breaker: &Breaker, policy: &BreakerPolicy, now: Timestamp) -> (String, Option<Timestamp>) {
+/// What health checks say.
+#[derive(Default)]
+struct Health {
+    /// Sentences, each with a space in front; empty without health checks.
+    text: String,
+    /// Every endpoint is unhealthy everywhere; `None` without health checks.
+    hopeless: Option<bool>,
+}
+
+fn health(fleet: &Fleet, name: &BackendName, figures: Option<&ReplicaView>) -> Health {
+    let empty = ReplicaView::default();
+    let figures = figures.unwrap_or(&empty);
+    let status = probes::status(&fleet.config, name, figures);
+    if status.is_empty() {
+        return Health::default();
+    }
+    let unhealthy = probes::unhealthy(&fleet.config, name, figures);
+    let hopeless = probes::is_hopeless(&fleet.config, name, &unhealthy, None);
+    let mut text = match (figures.endpoints.is_empty(), unhealthy.len()) {
+        (true, _) => {
+            " No health check was heard of lately, so every endpoint counts as healthy.".to_owned()
+        }
+        (false, 0) => format!(
+            " Health checks find every endpoint healthy ({}).",
+            status.len()
+        ),
+        (false, out) => {
+            format!(
+                " Health checks find {out} of {} endpoints unhealthy:",
+                status.len()
+            )
+        }
+    };
+    for (endpoint, unhealthy) in &unhealthy {
+        let place = probes::place(unhealthy);
+        let of_endpoint = status.iter().find(|s| s.endpoint == *endpoint);
+        let error = of_endpoint.map_or("", |s| s.error.as_str());
+        text.push_str(&format!(" {endpoint} takes no requests {place} ({error})."));
+    }
+    if hopeless {
+        text.push_str(
+            " All of them being so, requests go to any, as far as the breaker lets them.",
+        );
+    }
+    Health {
+        text,
+        hopeless: Some(hopeless),
+    }
+}
+
+fn next(
+    breaker: &Breaker,
+    policy: &BreakerPolicy,
+    hopeless: Option<bool>,
+    now: Timestamp,
+) -> (String, Option<Timestamp>) {
     match &breaker.fleet {
         Circuit::Open { until, .. } => {
             let left = now.until(*until).as_secs_f64();
@@ -149,15 +209,26 @@ fn next(breaker: &Breaker, policy: &BreakerPolicy, now: Timestamp) -> (String, O
             (text, Some(*until))
         }
         Circuit::HalfOpen {
-            successes, leases, ..
+            since,
+            successes,
+            leases,
+            ..
         } => {
             let missing = policy.half_open_successes.saturating_sub(*successes);
-            let text = match leases.first() {
-                Some(lease) => format!(
+            let last_resort = *since + policy.max_open_duration;
+            let text = match (leases.first(), hopeless) {
+                (Some(lease), _) => format!(
                     "{} sends a trial request; {missing} more successes close it, one failure opens it again",
                     lease.agent
                 ),
-                None => format!(
+                (None, Some(true)) if now < last_resort => format!(
+                    "waits for a health check to succeed, since every endpoint fails them; in {:.0} s a request is tried anyway",
+                    now.until(last_resort).as_secs_f64()
+                ),
+                (None, Some(_)) => format!(
+                    "waits for an agent that wants to send a request, or without any for health checks to stand in; {missing} more successes close it"
+                ),
+                (None, None) => format!(
                     "waits for an agent that wants to send a request; {missing} more successes close it"
                 ),
             };

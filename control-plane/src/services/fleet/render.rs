@@ -11,6 +11,8 @@ use crate::{
     config::Fleet,
     peers,
     plane::Plane,
+    probes,
+    store::ReplicaView,
 };
 
 /// A backend; `None` before the coordinator has looked at it.
@@ -26,7 +28,13 @@ pub(super) fn backend(plane: &Plane, fleet: &Fleet, name: &BackendName) -> Optio
         backend.state_time = Some(timestamp(fleet.applied));
     }
     backend.mix = seen.as_ref().map(|s| s.figures.directed.into());
-    backend.traffic = seen.map(|s| board::traffic(&s.figures, now));
+    let figures = seen.as_ref().map(|s| &s.figures);
+    backend.traffic = figures.map(|figures| board::traffic(figures, now));
+    backend.endpoint_status = probes::status(
+        &fleet.config,
+        name,
+        figures.unwrap_or(&ReplicaView::default()),
+    );
     backend.endpoints = configured
         .endpoints
         .iter()

@@ -1,6 +1,6 @@
 //! The stream against a control plane that does as the test says.
 
-mod plane;
+pub(super) mod plane;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -23,15 +23,15 @@ use crate::{
 };
 
 /// An agent without a data plane.
-struct Client {
-    control: Shared,
+pub(super) struct Client {
+    pub(super) control: Shared,
     gate: CoreGate,
-    stop: watch::Sender<bool>,
+    pub(super) stop: watch::Sender<bool>,
     dialer: JoinHandle<()>,
 }
 
 impl Client {
-    fn start(planes: &[SocketAddr]) -> Self {
+    pub(super) fn start(planes: &[SocketAddr]) -> Self {
         let control = Control::new(identity(), 1);
         let gate = control.gates().remove(0);
         let control = Shared::new(control);

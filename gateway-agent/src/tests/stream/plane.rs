@@ -23,14 +23,14 @@ use tonic::{Request, Response, Status, Streaming};
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-pub(super) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub(in crate::tests) async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, work).await {
         Ok(done) => done,
         Err(_) => panic!("did not happen in time: {what}"),
     }
 }
 
-pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(in crate::tests) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     within(what, async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -40,20 +40,20 @@ pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// One stream of an agent, seen from the control plane.
-pub(super) struct Call {
+pub(in crate::tests) struct Call {
     up: Streaming<v1::ConnectRequest>,
     down: mpsc::Sender<Result<v1::ConnectResponse, Status>>,
 }
 
 impl Call {
-    pub(super) async fn next(&mut self) -> Up {
+    pub(in crate::tests) async fn next(&mut self) -> Up {
         let message = within("a message of the agent", self.up.message()).await;
         let message = message.expect("the stream is up").expect("it goes on");
         message.message.expect("it says something")
     }
 
     /// The next of a kind; answers heartbeats meanwhile.
-    pub(super) async fn find<T>(&mut self, pick: impl Fn(&Up) -> Option<T>) -> T {
+    pub(in crate::tests) async fn find<T>(&mut self, pick: impl Fn(&Up) -> Option<T>) -> T {
         loop {
             let message = self.next().await;
             if let Up::Heartbeat(beat) = &message {
@@ -65,7 +65,7 @@ impl Call {
         }
     }
 
-    pub(super) async fn acknowledged(&mut self) -> v1::Acknowledge {
+    pub(in crate::tests) async fn acknowledged(&mut self) -> v1::Acknowledge {
         self.find(|up| match up {
             Up::Acknowledge(acknowledge) => Some(acknowledge.clone()),
             _ => None,
@@ -73,7 +73,7 @@ impl Call {
         .await
     }
 
-    pub(super) async fn say(&self, message: Down) {
+    pub(in crate::tests) async fn say(&self, message: Down) {
         let response = v1::ConnectResponse {
             message: Some(message),
         };
@@ -82,7 +82,7 @@ impl Call {
     }
 
     /// Hello and Welcome.
-    pub(super) async fn greet(&mut self) -> v1::Hello {
+    pub(in crate::tests) async fn greet(&mut self) -> v1::Hello {
         let Up::Hello(hello) = self.next().await else {
             panic!("the first message is no hello");
         };
@@ -94,12 +94,16 @@ impl Call {
         hello
     }
 
-    pub(super) async fn configure(&mut self, revision: u64, yaml: String) -> v1::Acknowledge {
+    pub(in crate::tests) async fn configure(
+        &mut self,
+        revision: u64,
+        yaml: String,
+    ) -> v1::Acknowledge {
         self.say(Down::Config(v1::Config { revision, yaml })).await;
         self.acknowledged().await
     }
 
-    pub(super) async fn decide(
+    pub(in crate::tests) async fn decide(
         &mut self,
         sequence: u64,
         decision: v1::Decision,
@@ -138,15 +142,15 @@ impl AgentService for Service {
 }
 
 /// A control plane.
-pub(super) struct Plane {
-    pub(super) address: SocketAddr,
+pub(in crate::tests) struct Plane {
+    pub(in crate::tests) address: SocketAddr,
     calls: mpsc::Receiver<Call>,
     refusal: Arc<Mutex<Option<Status>>>,
     server: JoinHandle<()>,
 }
 
 impl Plane {
-    pub(super) async fn start() -> Self {
+    pub(in crate::tests) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (calls_tx, calls) = mpsc::channel(8);
@@ -166,12 +170,12 @@ impl Plane {
         }
     }
 
-    pub(super) async fn call(&mut self) -> Call {
+    pub(in crate::tests) async fn call(&mut self) -> Call {
         let call = within("a stream of the agent", self.calls.recv()).await;
         call.expect("the server runs")
     }
 
-    pub(super) fn refuse(&self, status: Option<Status>) {
+    pub(in crate::tests) fn refuse(&self, status: Option<Status>) {
         *self.refusal.lock().expect("no test panics with it") = status;
     }
 }
