@@ -4,6 +4,7 @@
 mod intake;
 pub mod quotas;
 mod rates;
+mod services;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -19,6 +20,7 @@ use rampmeter_api::convert::histogram::Buckets;
 
 pub use intake::{Intake, Noted};
 use rates::{Demand, Rates};
+pub use services::Services;
 
 use crate::store::ReplicaView;
 
@@ -40,6 +42,8 @@ pub struct Figures {
     /// Demand on quotas.
     pub quotas: quotas::Quotas,
     backends: Mutex<HashMap<BackendName, OfBackend>>,
+    /// Of whole services.
+    pub services: Services,
 }
 
 #[derive(Debug, Default)]
