@@ -24,7 +24,7 @@ use crate::{
     events,
     figures::quotas::OfKey,
     plane::{Plane, until_set},
-    store::{QuotaView, ReplicaId},
+    store::{About, QuotaView, ReplicaId},
 };
 
 /// Parts are worked out this often.
@@ -148,7 +148,9 @@ impl Granting {
         }
         if !news.is_empty() {
             // Lost with the store; the log has it.
-            let _ = plane.ask("append", plane.store.append(None, news)).await;
+            let _ = plane
+                .ask("append", plane.store.append(About::Fleet, news))
+                .await;
         }
     }
 

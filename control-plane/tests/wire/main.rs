@@ -10,3 +10,4 @@ mod ports;
 mod quotas;
 mod readers;
 mod replicas;
+mod steering;
