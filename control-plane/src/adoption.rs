@@ -5,7 +5,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit, Throttle};
+use breaker_core::{
+    BackendName, Breaker, BreakerPolicy, Circuit, Steering, Throttle, Timestamp, ids::ServiceName,
+};
 use bytes::Bytes;
 use rampmeter_api::convert::{self, decision::Decision};
 
@@ -18,14 +20,18 @@ use crate::{
 /// file within its cap describes with sense.
 const HELD_KEPT: usize = 10_000;
 
-/// What agents hold and the store was not told yet: of each backend the newest.
+/// What agents hold and the store was not told yet: of each backend and service
+/// the newest.
 #[derive(Debug, Default)]
-pub struct Held(Mutex<BTreeMap<BackendName, Decision>>);
+pub struct Held {
+    backends: Mutex<BTreeMap<BackendName, Decision>>,
+    services: Mutex<BTreeMap<ServiceName, Steering>>,
+}
 
 impl Held {
     /// Keeps a decision until the store is told.
     pub fn keep(&self, decision: Decision) {
-        let mut held = self.lock();
+        let mut held = lock(&self.backends);
         let newer = match held.get(&decision.backend) {
             Some(known) => known.version < decision.version,
             None => held.len() < HELD_KEPT,
@@ -35,9 +41,21 @@ impl Held {
         }
     }
 
+    /// As [`keep`](Self::keep), for a service.
+    pub fn keep_service(&self, name: ServiceName, steering: Steering) {
+        let mut held = lock(&self.services);
+        let newer = match held.get(&name) {
+            Some(known) => known.version < steering.version,
+            None => held.len() < HELD_KEPT,
+        };
+        if newer && plausible(steering.version) {
+            held.insert(name, steering);
+        }
+    }
+
     /// What to tell the store; of what is not configured nothing is kept.
     pub fn records(&self, fleet: &Fleet) -> Vec<(BackendName, Record)> {
-        let mut held = self.lock();
+        let mut held = lock(&self.backends);
         held.retain(|name, _| fleet.config.policy(name).is_some());
         let record = |decision: &Decision| {
             let policy = fleet.config.policy(&decision.backend)?;
@@ -46,9 +64,30 @@ impl Held {
         held.values().filter_map(record).collect()
     }
 
+    /// As [`records`](Self::records), for services.
+    pub fn services(&self, fleet: &Fleet, now: Timestamp) -> Vec<(ServiceName, Steering)> {
+        let mut held = lock(&self.services);
+        held.retain(|name, _| fleet.config.services.contains_key(name));
+        let record = |(name, steering): (&ServiceName, &Steering)| {
+            let service = fleet.config.services.get(name)?;
+            let adopted = safe_steering(steering.clone(), service, now);
+            Some((name.clone(), adopted))
+        };
+        held.iter().filter_map(record).collect()
+    }
+
     /// The store was told.
-    pub fn told(&self, records: &[(BackendName, Record)]) {
-        let mut held = self.lock();
+    pub fn told(&self, records: &[(BackendName, Record)], services: &[(ServiceName, Steering)]) {
+        let mut held = lock(&self.services);
+        for (name, steering) in services {
+            if held
+                .get(name)
+                .is_some_and(|s| s.version <= steering.version)
+            {
+                held.remove(name);
+            }
+        }
+        let mut held = lock(&self.backends);
         for (name, record) in records {
             if held
                 .get(name)
@@ -58,10 +97,26 @@ impl Held {
             }
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<BackendName, Decision>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A service's record as it may be adopted: drains that still last, of regions
+/// that there are. A drill ends with the store that knew its guard, so that
+/// nothing fails requests on purpose that nobody watches.
+fn safe_steering(
+    mut steering: Steering,
+    service: &fleet_config::Service,
+    now: Timestamp,
+) -> Steering {
+    let lasts = |expires: Timestamp| expires > now;
+    steering
+        .drains
+        .retain(|region, drain| service.backends.contains_key(region) && lasts(drain.expires));
+    steering.drill = None;
+    steering
 }
 
 fn record(decision: &Decision, policy: &BreakerPolicy) -> Record {
@@ -111,7 +166,7 @@ fn safe_circuit(circuit: Circuit, policy: &BreakerPolicy) -> Circuit {
 mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
-    use breaker_core::{Timestamp, Version};
+    use breaker_core::Version;
 
     use super::*;
 

@@ -1,6 +1,8 @@
 //! What readers are shown: the state of each backend as the coordinator last saw
 //! it, over all replicas. Readers never ask the store.
 
+pub mod services;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
@@ -22,9 +24,13 @@ use rampmeter_api::{
 
 use crate::{figures::SPAN, store::ReplicaView};
 
-/// All backends.
+/// All backends, and services.
 #[derive(Debug, Default)]
-pub struct Board(RwLock<BTreeMap<BackendName, Arc<Seen>>>);
+pub struct Board {
+    backends: RwLock<BTreeMap<BackendName, Arc<Seen>>>,
+    /// All services.
+    pub services: services::Services,
+}
 
 /// One backend as last seen.
 #[derive(Debug, Clone)]
@@ -58,7 +64,10 @@ impl Board {
 
     /// Shows a backend; an older decision than is shown stays away.
     pub fn show(&self, name: &BackendName, seen: Seen) {
-        let mut board = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut board = self
+            .backends
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let newer = |held: &Arc<Seen>| held.breaker.version > seen.breaker.version;
         if !board.get(name).is_some_and(newer) {
             board.insert(name.clone(), Arc::new(seen));
@@ -82,7 +91,10 @@ impl Board {
 
     /// Keeps only these backends.
     pub fn retain(&self, keep: impl Fn(&BackendName) -> bool) {
-        let mut board = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut board = self
+            .backends
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         board.retain(|name, _| keep(name));
     }
 
@@ -108,7 +120,7 @@ impl Board {
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<BackendName, Arc<Seen>>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.backends.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

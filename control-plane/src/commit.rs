@@ -2,15 +2,17 @@
 //! was never made.
 
 use breaker_core::{
-    BackendName, Breaker, BreakerPolicy, Timestamp, Version,
+    BackendName, Breaker, BreakerPolicy, Steering, Timestamp, Version,
     breaker::{Input, Step},
+    ids::ServiceName,
+    steering::{SteeringInput, SteeringSettings, SteeringStep},
 };
 use bytes::Bytes;
 
 use crate::{
-    events,
+    events::{self, Caller},
     plane::Plane,
-    store::{BackendState, Commit, Record, StoreError},
+    store::{BackendState, Commit, Record, ServiceState, StoreError},
 };
 
 /// How often a decision is made anew when another replica was faster. Each loss
@@ -31,13 +33,25 @@ pub struct Known {
     epoch: u64,
 }
 
+/// A service's record, as last heard from the store.
+#[derive(Debug, Clone)]
+pub struct KnownService {
+    /// The service.
+    pub name: ServiceName,
+    /// What the next commit has to expect.
+    pub version: Option<Version>,
+    /// The record: an empty one if there is none.
+    pub steering: Steering,
+    epoch: u64,
+}
+
 /// How an attempt ended.
 #[derive(Debug)]
-pub enum Attempt {
+pub enum Attempt<S = Step> {
     /// There was nothing to commit.
-    Unchanged(Step),
+    Unchanged(S),
     /// It is committed and published.
-    Done(Step),
+    Done(S),
     /// Another replica was faster: decide again.
     Lost,
 }
@@ -87,11 +101,24 @@ impl Known {
         input: Input<'_>,
         now: Timestamp,
     ) -> Result<Attempt, StoreError> {
+        self.attempt_by(plane, policy, input, now, None).await
+    }
+
+    /// As [`attempt`](Self::attempt), for an operator.
+    pub async fn attempt_by(
+        &mut self,
+        plane: &Plane,
+        policy: &BreakerPolicy,
+        input: Input<'_>,
+        now: Timestamp,
+        caller: Option<&Caller>,
+    ) -> Result<Attempt, StoreError> {
         let step = self.breaker.step(input, policy, now);
         let Some(next) = step.next.clone() else {
             return Ok(Attempt::Unchanged(step));
         };
-        let (news, transition) = events::of_step(plane, &self.name, &next, &step.happenings);
+        let (news, transition) =
+            events::of_step(plane, &self.name, &next, &step.happenings, caller);
         let record = Record {
             breaker: next,
             last_transition: transition.unwrap_or_else(|| self.last_transition.clone()),
@@ -113,6 +140,73 @@ impl Known {
                 self.version = other.as_ref().map(|o| o.breaker.version);
                 self.take(other.map(|o| *o));
                 self.publish(plane, policy);
+                Ok(Attempt::Lost)
+            }
+        }
+    }
+}
+
+impl KnownService {
+    /// From the store's answer.
+    pub fn of(state: ServiceState) -> Self {
+        let mut known = Self {
+            name: state.name,
+            version: state.version,
+            steering: Steering::default(),
+            epoch: state.epoch,
+        };
+        known.take(state.record);
+        known
+    }
+
+    fn take(&mut self, record: Option<Steering>) {
+        self.steering = record.unwrap_or_else(|| Steering {
+            version: Version {
+                epoch: self.epoch,
+                revision: 0,
+            },
+            ..Steering::default()
+        });
+    }
+
+    /// Shows the record to agents and readers.
+    pub fn publish(&self, plane: &Plane) {
+        plane.board.services.show(&self.name, &self.steering);
+        plane.table.publish_service(&self.name, &self.steering);
+    }
+
+    /// Decides once; commits and publishes what changed. `caller`: the operator
+    /// who asks for it.
+    pub async fn attempt(
+        &mut self,
+        plane: &Plane,
+        settings: &SteeringSettings,
+        input: SteeringInput<'_>,
+        now: Timestamp,
+        caller: Option<&Caller>,
+    ) -> Result<Attempt<SteeringStep>, StoreError> {
+        let step = self.steering.step(input, settings, now);
+        let Some(next) = step.next.clone() else {
+            return Ok(Attempt::Unchanged(step));
+        };
+        let news = events::of_steering(plane, &self.name, &next, &step.happenings, caller);
+        let name = self.name.clone();
+        let commit = plane
+            .store
+            .commit_service(name, self.version, next.clone(), news);
+        match plane.ask("commit_service", commit).await? {
+            Commit::Done(version) => {
+                self.version = Some(version);
+                self.take(Some(Steering { version, ..next }));
+                self.publish(plane);
+                events::tell_steering(plane, &self.name, version, &step.happenings);
+                Ok(Attempt::Done(step))
+            }
+            Commit::Lost(other) => {
+                plane.metrics.commits_lost.add(1);
+                self.version = other.as_ref().map(|other| other.version);
+                self.take(other.map(|other| *other));
+                self.publish(plane);
                 Ok(Attempt::Lost)
             }
         }

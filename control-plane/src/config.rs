@@ -2,16 +2,18 @@
 //! whole by compare-and-swap, or refused whole.
 
 mod file;
+mod steering;
 
 use std::sync::Arc;
 
-use breaker_core::Timestamp;
+use breaker_core::{Timestamp, ids::ServiceName};
 use bytes::Bytes;
 use fleet_config::{ConfigErrors, FleetConfig};
 use prost::Message;
 use rampmeter_api::v1;
 
 pub use file::{ConfigFile, watch};
+pub use steering::settings;
 
 use crate::{
     events,
@@ -237,6 +239,10 @@ fn put_in_force(plane: &Plane, fleet: Fleet) {
     plane.table.retain(configured);
     plane.board.retain(configured);
     plane.figures.retain(configured);
+    let service = |name: &ServiceName| fleet.config.services.contains_key(name);
+    plane.table.retain_services(service);
+    plane.board.services.retain(service);
+    plane.figures.services.retain(service);
     let backends: Vec<_> = fleet
         .config
         .backends()
@@ -246,8 +252,10 @@ fn put_in_force(plane: &Plane, fleet: Fleet) {
         revision = fleet.revision, source = %fleet.source, backends = backends.len(),
         "a configuration is in force"
     );
+    let services: Vec<_> = fleet.config.services.keys().cloned().collect();
     plane.fleet.send_replace(Some(Arc::new(fleet)));
     plane.mailbox.urge(backends);
+    plane.mailbox.urge_services(services);
 }
 
 /// Identifies a file, not against a forger: FNV-1a, 128 bits.

@@ -1,15 +1,18 @@
-//! The loop that decides. It sleeps until a backend is due: because its breaker
-//! said when to look again, because an agent reported trouble, or because another
-//! replica hinted at a change. Then it syncs what is due with the store in one
-//! call, judges the evidence of all replicas, and commits what follows.
+//! The loop that decides. It sleeps until a backend or a service is due: because
+//! its record said when to look again, because an agent reported trouble, or
+//! because another replica hinted at a change. Then it syncs what is due with the
+//! store in one call, judges the evidence of all replicas, and commits what
+//! follows. A backend that opens or closes moves traffic at once: the plan of its
+//! service is decided in the same turn, on what was heard of it last.
 //!
-//! Any replica may decide about any backend at any time; compare-and-swap keeps
-//! one history. So nobody has to be elected, and a lost race costs one call.
+//! Any replica may decide about anything at any time; compare-and-swap keeps one
+//! history. So nobody has to be elected, and a lost race costs one call.
 
 mod due;
 mod endpoints;
 mod judging;
 mod learning;
+mod steering;
 mod trials;
 
 use std::{
@@ -18,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use breaker_core::{BackendName, BreakerPolicy, Timestamp};
+use breaker_core::{BackendName, BreakerPolicy, Timestamp, ids::ServiceName};
 use tokio::time::Instant;
 
 use crate::{
@@ -29,18 +32,19 @@ use crate::{
 };
 use due::Due;
 use learning::Memory;
+use steering::OfService;
 
-/// Backends looked at in one round: a few milliseconds of judging, so that an
-/// urgent one does not wait behind a thousand calm ones.
+/// Backends, and services, looked at in one round: a few milliseconds of judging,
+/// so that an urgent one does not wait behind a thousand calm ones.
 const ROUND: usize = 64;
 
-/// Calm backends are synced this often.
+/// What is calm is synced this often.
 pub const CALM: Duration = Duration::from_secs(1);
 
-/// Backends with trouble, or not CLOSED, this often.
+/// Backends with trouble, or not CLOSED, and their services this often.
 pub const HOT: Duration = Duration::from_millis(100);
 
-/// A backend is never looked at more often than this, however many agents report.
+/// Nothing is ever looked at more often than this, however many agents report.
 pub const SPACING: Duration = Duration::from_millis(10);
 
 /// How soon the store is tried again after it failed.
@@ -53,8 +57,10 @@ const TRIALS_KEPT: usize = 64;
 /// One replica's coordinator.
 pub struct Coordinator {
     plane: Arc<Plane>,
-    due: Due,
+    due: Due<BackendName>,
+    due_services: Due<ServiceName>,
     memory: BTreeMap<BackendName, Memory>,
+    services: BTreeMap<ServiceName, OfService>,
     trials: BTreeMap<BackendName, Vec<TrialAnswer>>,
     /// The newest epoch seen; 0 before the first sync.
     epoch: u64,
@@ -66,7 +72,9 @@ impl Coordinator {
         Self {
             plane,
             due: Due::default(),
+            due_services: Due::default(),
             memory: BTreeMap::new(),
+            services: BTreeMap::new(),
             trials: BTreeMap::new(),
             epoch: 0,
         }
@@ -78,7 +86,9 @@ impl Coordinator {
         let mut hints = plane.store.hints();
         loop {
             self.open_mail();
-            let wake = self.due.next().unwrap_or_else(|| Instant::now() + CALM);
+            let due = [self.due.next(), self.due_services.next()];
+            let first = due.into_iter().flatten().min();
+            let wake = first.unwrap_or_else(|| Instant::now() + CALM);
             tokio::select! {
                 () = tokio::time::sleep_until(wake) => self.round().await,
                 () = plane.mailbox.arrived() => {}
@@ -94,6 +104,9 @@ impl Coordinator {
         for name in letters.urgent {
             self.due.urge(name, now);
         }
+        for name in letters.services {
+            self.due_services.urge(name, now);
+        }
         for answer in letters.trials {
             self.due.urge(answer.backend.clone(), now);
             let trials = self.trials.entry(answer.backend.clone()).or_default();
@@ -108,7 +121,8 @@ impl Coordinator {
         self.plane.news.send_modify(|news| *news += 1);
         match hint {
             Hint::Backend(name) => self.due.urge(name, now),
-            Hint::Service(_) | Hint::Events => {}
+            Hint::Service(name) => self.due_services.urge(name, now),
+            Hint::Events => {}
             Hint::Config => {
                 // Tried again by the watcher of the configuration.
                 let _ = crate::config::refresh(&self.plane).await;
@@ -117,6 +131,9 @@ impl Coordinator {
                 if let Some(fleet) = self.plane.fleet() {
                     for (name, ..) in fleet.config.backends() {
                         self.due.urge(name.clone(), now);
+                    }
+                    for name in fleet.config.services.keys() {
+                        self.due_services.urge(name.clone(), now);
                     }
                 }
             }
@@ -127,33 +144,42 @@ impl Coordinator {
         let start = Instant::now();
         let Some(fleet) = self.plane.fleet() else {
             self.due.clear();
+            self.due_services.clear();
             return;
         };
-        let configured = |name: &BackendName| fleet.config.backend(name).is_some();
-        self.due.retain(configured);
-        self.memory.retain(|name, _| configured(name));
-        self.trials.retain(|name, _| configured(name));
+        self.forget_others_than(&fleet);
         let due = self.due.take(start, ROUND).into_iter();
         let due: BTreeSet<_> = due.collect();
-        if due.is_empty() {
+        let services = self.due_services.take(start, ROUND);
+        if due.is_empty() && services.is_empty() {
             return;
         }
-        let request = self.request(&due, &fleet);
+        let mut request = self.request(&due, &fleet);
+        request.services = self.request_services(&services, &fleet);
         match self.plane.sync(request).await {
             Ok(reply) => self.decide_all(reply, &fleet, start).await,
-            Err(error) => self.postpone(due, &error),
+            Err(error) => {
+                for name in due {
+                    self.due.at(name, Instant::now() + wait_after(&error));
+                }
+                for name in services {
+                    self.due_services
+                        .at(name, Instant::now() + wait_after(&error));
+                }
+            }
         }
         self.plane.metrics.decide.observe(start.elapsed());
     }
 
-    fn postpone(&mut self, due: BTreeSet<BackendName>, error: &StoreError) {
-        let wait = match error {
-            StoreError::Repairing => REPAIR_GRACE / 4,
-            StoreError::Unavailable(_) | StoreError::Wrong(_) | StoreError::Corrupt(_) => AWAY,
-        };
-        for name in due {
-            self.due.at(name, Instant::now() + wait);
-        }
+    /// What is not configured any more.
+    fn forget_others_than(&mut self, fleet: &Fleet) {
+        let configured = |name: &BackendName| fleet.config.backend(name).is_some();
+        self.due.retain(configured);
+        self.memory.retain(|name, _| configured(name));
+        self.trials.retain(|name, _| configured(name));
+        let configured = |name: &ServiceName| fleet.config.services.contains_key(name);
+        self.due_services.retain(configured);
+        self.services.retain(|name, _| configured(name));
     }
 
     fn request(&mut self, due: &BTreeSet<BackendName>, fleet: &Fleet) -> SyncRequest {
@@ -185,7 +211,9 @@ impl Coordinator {
 
     /// Tells of a new epoch once; each replica that lived through it does.
     async fn notice_epoch(&mut self, reply: &SyncReply) {
-        let newest = reply.backends.iter().map(|b| b.epoch).max().unwrap_or(0);
+        let backends = reply.backends.iter().map(|b| b.epoch);
+        let services = reply.services.iter().map(|s| s.epoch);
+        let newest = backends.chain(services).max().unwrap_or(0);
         let before = self.epoch;
         self.epoch = newest.max(before);
         if before == 0 || newest <= before {
@@ -208,22 +236,41 @@ impl Coordinator {
     /// in one call to the store.
     async fn decide_all(&mut self, reply: SyncReply, fleet: &Fleet, start: Instant) {
         self.notice_epoch(&reply).await;
+        let mut services: BTreeSet<_> = reply.services.iter().map(|s| s.name.clone()).collect();
+        for state in reply.services {
+            self.hear(state, fleet);
+        }
         for state in reply.backends {
             let name = state.name.clone();
             if fleet.config.backend(&name).is_none() {
                 continue;
             }
-            let next = match self.decide(state, fleet).await {
-                Ok(next) => next,
-                Err(StoreError::Repairing) => REPAIR_GRACE / 4,
-                Err(error) => {
-                    // `ask` has told when the store went away.
-                    tracing::debug!(backend = %name, %error, "not decided");
-                    AWAY
-                }
-            };
+            let decided = self.decide(state, fleet).await;
+            let next = decided.unwrap_or_else(|error| {
+                // `ask` has told when the store went away.
+                tracing::debug!(backend = %name, %error, "not decided");
+                wait_after(&error)
+            });
+            // Before the next backend: agents that were just told that this one is
+            // OPEN wait for where to go.
+            if let Some(service) = self.unsettled(&name) {
+                services.remove(&service);
+                self.steer_at(service, fleet, start).await;
+            }
             self.due.at(name, start + next);
         }
+        for service in services {
+            self.steer_at(service, fleet, start).await;
+        }
+    }
+
+    async fn steer_at(&mut self, service: ServiceName, fleet: &Fleet, start: Instant) {
+        let decided = self.steer(&service, fleet).await;
+        let next = decided.unwrap_or_else(|error| {
+            tracing::debug!(%service, %error, "not decided");
+            wait_after(&error)
+        });
+        self.due_services.at(service, start + next);
     }
 
     /// Time until a point on the store's clock.
@@ -238,4 +285,12 @@ fn policy<'a>(fleet: &'a Fleet, name: &BackendName) -> &'a BreakerPolicy {
         .config
         .policy(name)
         .expect("a configured backend has a policy")
+}
+
+/// How soon to look again when the store failed.
+fn wait_after(error: &StoreError) -> Duration {
+    match error {
+        StoreError::Repairing => REPAIR_GRACE / 4,
+        StoreError::Unavailable(_) | StoreError::Wrong(_) | StoreError::Corrupt(_) => AWAY,
+    }
 }

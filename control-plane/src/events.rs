@@ -1,15 +1,16 @@
 //! Events: what happened, with its evidence, for people and for ever.
 
 use breaker_core::{
-    BackendName, Breaker, Version,
+    BackendName, Breaker, Steering, Version,
     breaker::{Happening, StateName},
     evidence::Suspect,
     ids::ServiceName,
+    steering::Steered,
 };
 use bytes::Bytes;
 use prost::Message;
 use rampmeter_api::{
-    convert::event::{self, Stamp},
+    convert::event::{self, Stamp, steering::steered},
     v1,
 };
 
@@ -17,6 +18,33 @@ use crate::{plane::Plane, quota::News, store::QuotaView};
 
 /// Longest summary: a refused file can have a thousand errors.
 const SUMMARY_LIMIT: usize = 4000;
+
+/// Who changes something, why, and from where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// Who, as claimed.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// Where the call came from.
+    pub address: String,
+    /// It turns a service off, and the operator said so.
+    pub broke_glass: bool,
+}
+
+impl Caller {
+    /// Puts who it was into an event.
+    fn sign(&self, event: &mut v1::Event) {
+        event.actor.clone_from(&self.actor);
+        event.actor_address.clone_from(&self.address);
+    }
+
+    /// Says who ended something, and why.
+    fn explain(&self, event: &mut v1::Event) {
+        let Self { actor, reason, .. } = self;
+        event.summary.push_str(&format!(", by {actor}: {reason}"));
+    }
+}
 
 /// An event about the configuration.
 pub fn of_config(plane: &Plane, kind: v1::EventKind, summary: String, source: &str) -> v1::Event {
@@ -51,11 +79,24 @@ pub fn of_step(
     name: &BackendName,
     next: &Breaker,
     happenings: &[Happening],
+    caller: Option<&Caller>,
 ) -> (Vec<Bytes>, Option<Bytes>) {
     let mut transition = None;
     let encoded = happenings.iter().map(|happening| {
         let stamp = stamp(plane, Some(name), Some(next.version));
-        let bytes = Bytes::from(event::event(happening, stamp).encode_to_vec());
+        let mut event = event::event(happening, stamp);
+        if let Some(caller) = caller {
+            match happening {
+                Happening::OverrideEnded(_, false) => caller.explain(&mut event),
+                Happening::OverrideSet(_) if caller.broke_glass => {
+                    let text = " (break-glass: no other region takes requests)";
+                    event.summary.push_str(text);
+                }
+                _ => {}
+            }
+            caller.sign(&mut event);
+        }
+        let bytes = Bytes::from(event.encode_to_vec());
         if matches!(happening, Happening::Transition { pop: None, .. }) {
             transition = Some(bytes.clone());
         }
@@ -63,6 +104,41 @@ pub fn of_step(
     });
     let encoded = encoded.collect();
     (encoded, transition)
+}
+
+/// As [`of_step`], for a service.
+pub fn of_steering(
+    plane: &Plane,
+    name: &ServiceName,
+    next: &Steering,
+    happenings: &[Steered],
+    caller: Option<&Caller>,
+) -> Vec<Bytes> {
+    let encoded = happenings.iter().map(|happening| {
+        let stamp = stamp(plane, None, Some(next.version));
+        let mut event = steered(name, happening, stamp);
+        // A drain that ran out meanwhile is nobody's doing.
+        if let Some(caller) = caller.filter(|_| !matches!(happening, Steered::DrainEnded(.., true)))
+        {
+            if let Steered::DrainEnded(..) | Steered::PlanApproved(_) = happening {
+                caller.explain(&mut event);
+            }
+            caller.sign(&mut event);
+        }
+        Bytes::from(event.encode_to_vec())
+    });
+    encoded.collect()
+}
+
+/// As [`tell`], for a service.
+pub fn tell_steering(plane: &Plane, name: &ServiceName, version: Version, happenings: &[Steered]) {
+    for happening in happenings {
+        let wide = steered(name, happening, stamp(plane, None, Some(version)));
+        tracing::info!(
+            service = %name, epoch = version.epoch, revision = version.revision,
+            kind = wide.kind().as_str_name(), "{}", wide.summary
+        );
+    }
 }
 
 /// Encoded event of a lone failing agent.

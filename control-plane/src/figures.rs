@@ -5,6 +5,7 @@ mod intake;
 pub mod probes;
 pub mod quotas;
 mod rates;
+mod services;
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -20,6 +21,7 @@ use rampmeter_api::convert::histogram::Buckets;
 
 pub use intake::{Intake, Noted};
 use rates::{Demand, Rates};
+pub use services::Services;
 
 use crate::store::ReplicaView;
 
@@ -43,6 +45,8 @@ pub struct Figures {
     backends: Mutex<HashMap<BackendName, OfBackend>>,
     /// What health checks found.
     pub probes: probes::Probes,
+    /// Of whole services.
+    pub services: Services,
 }
 
 #[derive(Debug, Default)]

@@ -91,7 +91,7 @@ pub struct Metrics {
     pub reports_urgent: Counter,
     /// Reports dropped because their sequence was seen.
     pub reports_repeated: Counter,
-    /// Figures of backends that are not configured.
+    /// Figures of backends and services that are not configured.
     pub unknown_backends: Counter,
     /// Figures cut to what can be true.
     pub figures_cut: Counter,
@@ -137,7 +137,7 @@ impl Metrics {
         );
         let text = "Reports dropped because their sequence was seen.";
         page.counter("reports_repeated_total", text, &self.reports_repeated);
-        let text = "Figures of backends that are not configured.";
+        let text = "Figures of backends and services that are not configured.";
         page.counter(
             "reports_unknown_backend_total",
             text,

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use breaker_core::{BackendName, breaker::TrialOutcome};
+use breaker_core::{BackendName, breaker::TrialOutcome, ids::ServiceName};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -109,10 +109,14 @@ impl Plane {
     pub async fn sync(&self, mut request: SyncRequest) -> Result<SyncReply, StoreError> {
         let start = Instant::now();
         let fleet = self.fleet();
-        let held = fleet.map_or_else(Vec::new, |fleet| self.held.records(&fleet));
-        request.held.extend(held.iter().cloned());
+        if let Some(fleet) = fleet {
+            request.held.extend(self.held.records(&fleet));
+            let services = self.held.services(&fleet, self.clock.now());
+            request.held_services.extend(services);
+        }
+        let (held, services) = (request.held.clone(), request.held_services.clone());
         let reply = self.ask("sync", self.store.sync(request)).await?;
-        self.held.told(&held);
+        self.held.told(&held, &services);
         self.clock.set(reply.now, start.elapsed());
         for corrupt in &reply.corrupt {
             tracing::error!(%corrupt, "taken as absent");
@@ -176,8 +180,8 @@ pub struct TrialAnswer {
     pub outcome: TrialOutcome,
 }
 
-/// What the coordinator must look at now. Bounded: one entry for each backend,
-/// and [`TRIALS_WAITING`] trials.
+/// What the coordinator must look at now. Bounded: one entry for each backend
+/// and service, and [`TRIALS_WAITING`] trials.
 #[derive(Debug, Default)]
 pub struct Mailbox {
     letters: Mutex<Letters>,
@@ -189,6 +193,8 @@ pub struct Mailbox {
 pub struct Letters {
     /// Backends to look at, without waiting for their turn.
     pub urgent: BTreeSet<BackendName>,
+    /// Services to look at.
+    pub services: BTreeSet<ServiceName>,
     /// Trials that ended.
     pub trials: Vec<TrialAnswer>,
 }
@@ -200,6 +206,16 @@ impl Mailbox {
         let before = letters.urgent.len();
         letters.urgent.extend(backends);
         if letters.urgent.len() > before {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Look at these services now.
+    pub fn urge_services(&self, services: impl IntoIterator<Item = ServiceName>) {
+        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = letters.services.len();
+        letters.services.extend(services);
+        if letters.services.len() > before {
             self.arrived.notify_one();
         }
     }

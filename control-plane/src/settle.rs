@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    commit::Known,
+    commit::{Known, KnownService},
     plane::{Plane, pause},
     store::SyncRequest,
 };
@@ -34,17 +34,23 @@ pub async fn run(plane: &Plane) {
             .backends()
             .map(|(name, ..)| name.clone())
             .collect();
+        let services = configured.config.services.keys();
         let request = SyncRequest {
             read,
+            services: services.map(|name| (name.clone(), None)).collect(),
             ..SyncRequest::default()
         };
         if let Ok(reply) = plane.sync(request).await {
-            let empty = reply.backends.iter().all(|b| b.record.is_none());
+            let empty = reply.backends.iter().all(|b| b.record.is_none())
+                && reply.services.iter().all(|s| s.record.is_none());
             if !empty || start.elapsed() >= HEAR_FIRST {
                 for state in reply.backends {
                     if let Some(policy) = configured.config.policy(&state.name) {
                         Known::of(state).publish(plane, policy);
                     }
+                }
+                for state in reply.services {
+                    KnownService::of(state).publish(plane);
                 }
                 plane.settled.send_replace(true);
                 return;

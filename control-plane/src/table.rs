@@ -10,10 +10,13 @@ use std::{
     time::Duration,
 };
 
-use breaker_core::{BackendName, Breaker, BreakerPolicy, Timestamp};
+use breaker_core::{BackendName, Breaker, BreakerPolicy, Steering, Timestamp, ids::ServiceName};
 use bytes::Bytes;
 use prost::Message;
-use rampmeter_api::{convert::decision, v1};
+use rampmeter_api::{
+    convert::{decision, steering},
+    v1,
+};
 use tokio::{sync::watch, time::Instant};
 
 /// For how long an encoded message is shared. Its times are relative to its
@@ -37,7 +40,10 @@ struct Inner {
     entries: BTreeMap<BackendName, Entry>,
     /// Backends that left, with the sequence in which they did.
     removed: BTreeMap<BackendName, u64>,
-    /// What health checks found, with the sequence in which it was.
+    /// Decisions about services, with the sequence in which they changed. Those
+    /// of services that left need no word: their backends leave, too.
+    services: BTreeMap<ServiceName, (u64, Steering)>,
+    /// Findings of health checks, with the sequence in which they changed.
     health: BTreeMap<BackendName, (u64, v1::BackendHealth)>,
     store_unavailable: bool,
     births: VecDeque<(u64, Instant)>,
@@ -94,20 +100,36 @@ impl Table {
         self.changed.send_replace(sequence);
     }
 
-    /// Puts what health checks found of a backend in force. What was never said of
-    /// a backend is not said either: its agents keep what they know.
+    /// As [`publish`](Self::publish), for a service.
+    pub fn publish_service(&self, name: &ServiceName, steering: &Steering) {
+        let mut inner = self.lock();
+        if let Some((_, held)) = inner.services.get(name)
+            && (held == steering || steering.version < held.version)
+        {
+            return;
+        }
+        let sequence = inner.advance();
+        inner
+            .services
+            .insert(name.clone(), (sequence, steering.clone()));
+        self.changed.send_replace(sequence);
+    }
+
+    /// Tells what health checks found of a backend, all of it.
     pub fn publish_health(&self, name: &BackendName, health: v1::BackendHealth) {
         let mut inner = self.lock();
-        if inner
-            .health
-            .get(name)
-            .is_some_and(|(_, held)| *held == health)
-        {
+        let same = inner.health.get(name).is_some_and(|(_, h)| *h == health);
+        if same {
             return;
         }
         let sequence = inner.advance();
         inner.health.insert(name.clone(), (sequence, health));
         self.changed.send_replace(sequence);
+    }
+
+    /// Keeps only these services.
+    pub fn retain_services(&self, keep: impl Fn(&ServiceName) -> bool) {
+        self.lock().services.retain(|name, _| keep(name));
     }
 
     /// Keeps only these backends.
@@ -203,6 +225,8 @@ impl Inner {
         let changed = self.entries.iter().filter(|(_, e)| newer(e.sequence));
         let decisions =
             changed.map(|(name, e)| decision::decision(name, &e.breaker, &e.policy, now));
+        let services = self.services.iter().filter(|(_, (at, _))| newer(*at));
+        let services = services.map(|(name, (_, s))| steering::service_decision(name, s, now));
         // A snapshot replaces everything, so it need not name what is gone.
         let removed = self.removed.iter().filter(|_| since.is_some());
         let removed = removed.filter(|(_, sequence)| newer(**sequence));
@@ -213,8 +237,8 @@ impl Inner {
             removed: removed.map(|(name, _)| name.as_str().to_owned()).collect(),
             complete: since.is_none(),
             store_unavailable: self.store_unavailable,
+            services: services.collect(),
             health: health.map(|(_, health)| health.clone()).collect(),
-            ..v1::Decisions::default()
         };
         v1::ConnectResponse {
             message: Some(v1::connect_response::Message::Decisions(message)),

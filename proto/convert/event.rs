@@ -1,5 +1,7 @@
 //! What happened in a step, as events with a sentence for people.
 
+pub mod steering;
+
 use breaker_core::{
     BackendName, PopId, Timestamp, TripReason, Version,
     breaker::{Happening, Override, StateName, TrialOutcome},

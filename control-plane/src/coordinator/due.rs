@@ -1,8 +1,7 @@
-//! Which backend is due when.
+//! Which backend, or service, is due when.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use breaker_core::BackendName;
 use tokio::time::Instant;
 
 use super::SPACING;
@@ -10,10 +9,10 @@ use super::SPACING;
 /// What is due this soon comes along, in the same call to the store.
 const NEARLY: Duration = Duration::from_millis(2);
 
-/// Backends by the time at which they are due.
-#[derive(Debug, Default)]
-pub(super) struct Due {
-    entries: BTreeMap<BackendName, Entry>,
+/// Names by the time at which they are due.
+#[derive(Debug)]
+pub(super) struct Due<Name> {
+    entries: BTreeMap<Name, Entry>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -22,14 +21,22 @@ struct Entry {
     looked: Option<Instant>,
 }
 
-impl Due {
+impl<Name> Default for Due<Name> {
+    fn default() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+        }
+    }
+}
+
+impl<Name: Ord + Clone> Due<Name> {
     /// Due now, but not sooner than [`SPACING`] after the last look.
-    pub(super) fn urge(&mut self, name: BackendName, now: Instant) {
+    pub(super) fn urge(&mut self, name: Name, now: Instant) {
         self.at(name, now);
     }
 
     /// Due at `at`, or before if it already is.
-    pub(super) fn at(&mut self, name: BackendName, at: Instant) {
+    pub(super) fn at(&mut self, name: Name, at: Instant) {
         let entry = self.entries.entry(name).or_insert(Entry {
             due: None,
             looked: None,
@@ -44,7 +51,7 @@ impl Due {
     }
 
     /// Takes at most `limit` that are due, or nearly, the longest due first.
-    pub(super) fn take(&mut self, now: Instant, limit: usize) -> Vec<BackendName> {
+    pub(super) fn take(&mut self, now: Instant, limit: usize) -> Vec<Name> {
         let due = self
             .entries
             .iter()
@@ -66,7 +73,7 @@ impl Due {
     }
 
     /// Keeps only these: an agent may name any backend in a trial's result.
-    pub(super) fn retain(&mut self, keep: impl Fn(&BackendName) -> bool) {
+    pub(super) fn retain(&mut self, keep: impl Fn(&Name) -> bool) {
         self.entries.retain(|name, _| keep(name));
     }
 
@@ -78,6 +85,8 @@ impl Due {
 
 #[cfg(test)]
 mod tests {
+    use breaker_core::BackendName;
+
     use super::*;
 
     fn name(name: &str) -> BackendName {

@@ -125,7 +125,7 @@ impl Coordinator {
         if happenings.is_empty() || !memory.shadowed(now) {
             return;
         }
-        let (news, _) = events::of_step(&self.plane, &known.name, &known.breaker, happenings);
+        let (news, _) = events::of_step(&self.plane, &known.name, &known.breaker, happenings, None);
         events::tell(&self.plane, &known.name, known.breaker.version, happenings);
         let append = self
             .plane

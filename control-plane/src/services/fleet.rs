@@ -3,11 +3,12 @@
 
 mod explain;
 mod render;
+mod services;
 mod watching;
 
 use std::{pin::Pin, sync::Arc};
 
-use breaker_core::{AgentId, BackendName, breaker::StateName};
+use breaker_core::{AgentId, BackendName, breaker::StateName, ids::ServiceName};
 use prost::Message;
 use rampmeter_api::v1::{self, fleet_service_server::FleetService};
 use tokio_stream::Stream;
@@ -17,7 +18,6 @@ use super::{paging, status};
 use crate::{
     config::Fleet,
     plane::Plane,
-    quota,
     store::{EventCursor, EventQuery},
 };
 
@@ -46,7 +46,7 @@ impl Reader {
     /// Only backends of this service; all when empty.
     fn backends(&self, fleet: &Fleet, service: &str) -> Result<Vec<v1::Backend>, Status> {
         if !service.is_empty() {
-            known_service(fleet, service)?;
+            status::known_service(fleet, service)?;
         }
         let names = fleet.config.backends().map(|(name, ..)| name);
         let names = names.filter(|n| service.is_empty() || n.service() == service);
@@ -57,14 +57,6 @@ impl Reader {
             .filter_map(|n| render::backend(&self.plane, fleet, n))
             .collect())
     }
-}
-
-fn known_service(fleet: &Fleet, name: &str) -> Result<(), Status> {
-    if fleet.config.services.contains_key(name) {
-        return Ok(());
-    }
-    let known = fleet.config.services.keys().map(|s| s.as_str());
-    Err(status::not_found("service", name, known, "ListServices"))
 }
 
 #[tonic::async_trait]
@@ -94,16 +86,13 @@ impl FleetService for Reader {
     ) -> Result<Response<v1::GetServiceResponse>, Status> {
         let fleet = self.fleet()?;
         let name = &request.get_ref().name;
-        known_service(&fleet, name)?;
-        let found = fleet.config.services.get_key_value(name.as_str());
-        Ok(Response::new(v1::GetServiceResponse {
-            service: found.map(|(name, service)| render::service(name, service)),
-            backends: self.backends(&fleet, name)?,
-            quotas: found.map_or_else(Vec::new, |(name, _)| {
-                quota::status(&self.plane, &fleet, name)
-            }),
-            ..v1::GetServiceResponse::default()
-        }))
+        status::known_service(&fleet, name)?;
+        Ok(Response::new(services::service(
+            &self.plane,
+            &fleet,
+            name,
+            self.backends(&fleet, name)?,
+        )))
     }
 
     async fn list_backends(
@@ -163,7 +152,7 @@ impl FleetService for Reader {
     ) -> Result<Response<Self::WatchBackendsStream>, Status> {
         let service = request.into_inner().service;
         if !service.is_empty() {
-            known_service(&*self.fleet()?, &service)?;
+            status::known_service(&*self.fleet()?, &service)?;
         }
         let watcher = self.watchers.enter()?;
         Ok(Response::new(watching::backends(
@@ -224,9 +213,10 @@ impl FleetService for Reader {
                     .map_err(|e| status::invalid("page_token", format!("{e}")))?,
             ),
         };
+        let (backend, service) = event_filter(&request.backend, &request.service)?;
         let query = EventQuery {
-            backend: event_filter(&request.backend)?,
-            service: None,
+            backend,
+            service,
             limit: paging::size(request.page_size)?,
             before,
         };
@@ -265,20 +255,36 @@ impl FleetService for Reader {
         &self,
         request: Request<v1::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let backend = event_filter(&request.into_inner().backend)?;
+        let request = request.into_inner();
+        let (backend, service) = event_filter(&request.backend, &request.service)?;
+        let query = EventQuery {
+            backend,
+            service,
+            ..EventQuery::default()
+        };
         let watcher = self.watchers.enter()?;
-        let stream = watching::events(self.plane.clone(), backend, watcher).await;
+        let stream = watching::events(self.plane.clone(), query, watcher).await;
         stream.map(Response::new).map_err(|e| status::of_store(&e))
     }
 }
 
-/// Events outlive their backends, so the name need not be configured.
-fn event_filter(name: &str) -> Result<Option<BackendName>, Status> {
-    match name {
-        "" => Ok(None),
-        name => BackendName::parse(name)
-            .map(Some)
+/// Events outlive what they are about, so the name need not be configured.
+fn event_filter(
+    backend: &str,
+    service: &str,
+) -> Result<(Option<BackendName>, Option<ServiceName>), Status> {
+    match (backend, service) {
+        ("", "") => Ok((None, None)),
+        ("", service) => ServiceName::new(service)
+            .map(|name| (None, Some(name)))
+            .map_err(|e| status::invalid("service", e.to_string())),
+        (backend, "") => BackendName::parse(backend)
+            .map(|name| (Some(name), None))
             .map_err(|e| status::invalid("backend", e.to_string())),
+        (_, _) => {
+            let message = "must be empty where a backend is named: its events are its own";
+            Err(status::invalid("service", message))
+        }
     }
 }
 

@@ -59,6 +59,24 @@ pub fn not_found<'a>(
     Status::with_error_details(Code::NotFound, message, details)
 }
 
+/// There is no such region; `known` are all there are.
+pub fn no_region<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Status {
+    const NAMED: usize = 20;
+    let all: Vec<_> = known.clone().take(NAMED).collect();
+    let more = if known.clone().count() > NAMED {
+        ", …"
+    } else {
+        ""
+    };
+    let list = format!("known are {}{more}; GetFleet", all.join(", "));
+    not_found("region", name, known, &list)
+}
+
+/// Others change the same record again and again.
+pub fn too_fast(name: &str) -> Status {
+    Status::aborted(format!("{name} changes too fast right now: try again"))
+}
+
 /// The store failed.
 pub fn of_store(error: &StoreError) -> Status {
     tracing::warn!(%error, "a call failed with the store");
@@ -75,6 +93,15 @@ pub fn no_config() -> Status {
         "NO_CONFIG",
         "the fleet has no configuration yet: start with --config FILE, or call OperatorService/ApplyConfig",
     )
+}
+
+/// Looks a service up.
+pub fn known_service(fleet: &Fleet, name: &str) -> Result<(), Status> {
+    if fleet.config.services.contains_key(name) {
+        return Ok(());
+    }
+    let known = fleet.config.services.keys().map(|s| s.as_str());
+    Err(not_found("service", name, known, "ListServices"))
 }
 
 /// Parses a backend's name and looks it up.

@@ -8,7 +8,7 @@ use std::{
 
 use breaker_core::{AgentId, PopId};
 use rampmeter_api::{
-    convert::decision,
+    convert::{WireError, decision, steering},
     v1::{self, connect_request::Message},
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -74,7 +74,7 @@ pub(super) async fn accept(plane: &Arc<Plane>, hello: v1::Hello) -> Result<Accep
     if let Some(other) = plane.peers.duplicate(&plane.name, &who, now) {
         return Err(duplicate(&who, &other));
     }
-    adopt(plane, &who, &hello.held).await;
+    adopt(plane, &who, &hello).await;
     // Nothing is awaited from here until the stream runs: a caller that gives up
     // would leave an agent behind that never leaves.
     let told = Told {
@@ -156,25 +156,38 @@ fn duplicate(who: &Identity, other: &Duplicate) -> Status {
 /// What the agent holds goes to the store before the agent is answered: a store
 /// that came back empty takes it over, any other knows better. While the store
 /// is away it is kept, and goes with the first sync that succeeds.
-async fn adopt(plane: &Plane, who: &Identity, held: &[v1::Decision]) {
+async fn adopt(plane: &Plane, who: &Identity, hello: &v1::Hello) {
     let now = plane.clock.now();
+    let unread = |error: WireError| {
+        tracing::warn!(agent = %who.agent, %error, "a held decision cannot be read");
+    };
     let mut backends = Vec::new();
-    for wire in held {
+    for wire in &hello.held {
         match decision::from_decision(wire, now) {
             Ok(decision) => {
                 backends.push(decision.backend.clone());
                 plane.held.keep(decision);
             }
-            Err(error) => {
-                tracing::warn!(agent = %who.agent, %error, "a held decision cannot be read");
-            }
+            Err(error) => unread(error),
         }
     }
-    if backends.is_empty() || plane.fleet().is_none() {
+    let mut services = Vec::new();
+    for wire in &hello.held_services {
+        match steering::from_service_decision(wire, now) {
+            Ok((name, held)) => {
+                services.push(name.clone());
+                plane.held.keep_service(name, held);
+            }
+            Err(error) => unread(error),
+        }
+    }
+    let nothing = backends.is_empty() && services.is_empty();
+    if nothing || plane.fleet().is_none() {
         return;
     }
     if plane.sync(SyncRequest::default()).await.is_ok() {
         plane.mailbox.urge(backends);
+        plane.mailbox.urge_services(services);
     }
 }
 

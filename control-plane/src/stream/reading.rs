@@ -18,7 +18,7 @@ use crate::{
     wire::{Inbound, REPORT_LIMIT},
 };
 
-/// Unknown backends of one agent that are logged by name.
+/// Unknown names of one agent that are logged by name.
 const NAMED_IN_LOG: usize = 16;
 
 /// Longest reason of a refused configuration that is kept.
@@ -56,7 +56,7 @@ struct Reader<'a> {
     session: &'a Session,
     answers: mpsc::Sender<u64>,
     sequence: u64,
-    /// Unknown backends already logged, and whether a cut was.
+    /// Unknown names already logged, and whether a cut was.
     logged: BTreeSet<String>,
     cut_logged: bool,
 }
@@ -136,6 +136,9 @@ impl Reader<'_> {
             service.is_some_and(|s| s.throttle.is_some())
         };
         let quotas = figures.quotas.record(&who.agent, report, has_quota, now);
+        let known = |name: &ServiceName| fleet.config.services.contains_key(name);
+        let services = &figures.services;
+        let taken = services.record(&who.agent, &who.pop, report, known, now);
         if !intake.urgent.is_empty() {
             metrics.reports_urgent.add(1);
             self.plane.mailbox.urge(intake.urgent);
@@ -145,9 +148,11 @@ impl Reader<'_> {
             let news = probes.record(who, &report.probes, &assignment, &fleet.config, now);
             self.plane.mailbox.urge(news);
         }
-        metrics.unknown_backends.add(intake.unknown.count);
-        self.log_unknown(intake.unknown.first);
-        self.count_cuts(&intake.cut);
+        for (unknown, cut) in [(intake.unknown, intake.cut), (taken.unknown, taken.cut)] {
+            metrics.unknown_backends.add(unknown.count);
+            self.log_unknown(unknown.first);
+            self.count_cuts(&cut);
+        }
         self.count_cuts(&quotas);
     }
 
@@ -166,8 +171,9 @@ impl Reader<'_> {
             return;
         }
         tracing::warn!(
-            agent = %self.session.who.agent, backend = %name,
-            "a report names a backend that is not in the configuration; the rest of it is kept"
+            agent = %self.session.who.agent, %name,
+            "a report names a backend or a service that is not in the configuration; the rest of \
+             it is kept"
         );
         self.logged.insert(name);
     }

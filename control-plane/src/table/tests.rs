@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use breaker_core::{BackendName, Breaker, BreakerPolicy, Circuit, Timestamp, Version};
+use breaker_core::{
+    BackendName, Breaker, BreakerPolicy, Circuit, Steering, Timestamp, Version, ids::ServiceName,
+};
 use bytes::Bytes;
 use prost::Message;
 use rampmeter_api::v1;
@@ -137,4 +139,51 @@ fn a_store_that_goes_away_is_a_change() {
     assert!(decisions(frame).store_unavailable);
     table.set_store_unavailable(true);
     assert_eq!(table.frame(Some(away), NOW), None);
+}
+
+#[test]
+fn what_is_decided_about_a_service_travels_in_the_same_message() {
+    let table = Table::new();
+    let pay = ServiceName::new("pay").expect("a valid name");
+    let steering = |revision| Steering {
+        version: Version { epoch: 1, revision },
+        ..Steering::default()
+    };
+    table.publish_service(&pay, &steering(4));
+    publish(&table, "pay/east", &closed(1));
+    let (frame, sequence) = table.frame(None, NOW).expect("a snapshot");
+    let snapshot = decisions(frame);
+    assert_eq!(snapshot.services[0].service, "pay");
+    assert_eq!(names(&snapshot), ["pay/east"]);
+    table.publish_service(&pay, &steering(4));
+    table.publish_service(&pay, &steering(3));
+    assert_eq!(table.frame(Some(sequence), NOW), None, "nothing newer");
+    table.publish_service(&pay, &steering(5));
+    let (frame, _) = table.frame(Some(sequence), NOW).expect("a change");
+    let change = decisions(frame);
+    let version = change.services[0].version.expect("set");
+    assert_eq!((version.revision, change.decisions.len()), (5, 0));
+}
+
+#[test]
+fn findings_of_health_checks_are_told_when_they_change() {
+    let table = Table::new();
+    let found = |endpoints: &[&str]| v1::BackendHealth {
+        backend: "pay/east".to_owned(),
+        unhealthy: endpoints
+            .iter()
+            .map(|endpoint| v1::UnhealthyEndpoint {
+                endpoint: (*endpoint).to_owned(),
+                pops: Vec::new(),
+            })
+            .collect(),
+    };
+    table.publish_health(&name("pay/east"), found(&["http://10.0.0.1"]));
+    let (frame, sequence) = table.frame(None, NOW).expect("a snapshot");
+    assert_eq!(decisions(frame).health, [found(&["http://10.0.0.1"])]);
+    table.publish_health(&name("pay/east"), found(&["http://10.0.0.1"]));
+    assert_eq!(table.frame(Some(sequence), NOW), None);
+    table.publish_health(&name("pay/east"), found(&[]));
+    let (frame, _) = table.frame(Some(sequence), NOW).expect("a change");
+    assert_eq!(decisions(frame).health, [found(&[])], "all are healthy");
 }

@@ -160,6 +160,12 @@ impl Replica {
         response.expect("an answer").into_inner().events
     }
 
+    pub(crate) async fn service(&self, name: &str) -> v1::GetServiceResponse {
+        let request = v1::GetServiceRequest { name: name.into() };
+        let response = self.fleet().await.get_service(request).await;
+        response.expect("an answer").into_inner()
+    }
+
     /// An agent that is let in.
     pub(crate) async fn agent(&self, name: &str, pop: &str) -> Agent {
         self.try_agent(hello(name, pop)).await.expect("let in")
@@ -349,6 +355,59 @@ impl Agent {
         self.say(Up::Report(report)).await;
     }
 
+    /// Waits for a decision about a service that is as `wanted`.
+    pub(crate) async fn steered(
+        &mut self,
+        name: &str,
+        wanted: impl Fn(&v1::ServiceDecision) -> bool,
+    ) -> v1::ServiceDecision {
+        self.find(|down| match down {
+            Down::Decisions(decisions) => {
+                let mut services = decisions.services.iter();
+                services.find(|d| d.service == name && wanted(d)).cloned()
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    /// Callers of a service that want so much, and get it, until it is dropped.
+    pub(crate) fn wants(&self, service: &str, per_second: v1::ByPriority) -> Wanting {
+        const EVERY: Duration = Duration::from_millis(100);
+        let up = self.up.clone();
+        let service = service.to_owned();
+        Wanting(tokio::spawn(async move {
+            let mut sent = Instant::now() - EVERY;
+            loop {
+                let covered = sent.elapsed().as_secs_f64();
+                sent = Instant::now();
+                let of = |rate: f64| rate * covered;
+                let demand = v1::ByPriority {
+                    critical: of(per_second.critical),
+                    high: of(per_second.high),
+                    normal: of(per_second.normal),
+                    low: of(per_second.low),
+                };
+                let of_service = v1::ServiceReport {
+                    service: service.clone(),
+                    demand: Some(demand),
+                    succeeded: of(per_second.normal) as u64,
+                    ..v1::ServiceReport::default()
+                };
+                // Without a sequence, beside the agent's other reports.
+                let report = v1::Report {
+                    services: vec![of_service],
+                    ..v1::Report::default()
+                };
+                if up.send(request(Up::Report(report))).await.is_err() {
+                    return;
+                }
+                // The pace of the script; no outcome depends on it.
+                sleep(EVERY).await;
+            }
+        }))
+    }
+
     pub(crate) async fn answer(&self, grant: &v1::TrialGrant, outcome: v1::TrialOutcome) {
         let result = v1::TrialResult {
             backend: grant.backend.clone(),
@@ -370,6 +429,15 @@ impl Agent {
             }
         };
         timeout(SOON, search).await.expect("the stream ends soon")
+    }
+}
+
+/// Demand that lasts as long as this lives.
+pub(crate) struct Wanting(JoinHandle<()>);
+
+impl Drop for Wanting {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -11,3 +11,4 @@ mod probes;
 mod quotas;
 mod readers;
 mod replicas;
+mod steering;

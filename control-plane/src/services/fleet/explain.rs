@@ -46,7 +46,7 @@ pub(super) async fn explain(
         backend: Some(name.clone()),
         service: None,
         limit: HISTORY,
-        before: None,
+        ..EventQuery::default()
     };
     // Without the store the answer has no history, but is an answer.
     let history = plane.events(query).await.unwrap_or_default();

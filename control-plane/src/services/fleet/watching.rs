@@ -122,12 +122,12 @@ fn changed(
 /// New events as they happen.
 pub(super) async fn events(
     plane: Arc<Plane>,
-    backend: Option<BackendName>,
+    query: EventQuery,
     watcher: OwnedSemaphorePermit,
 ) -> Result<Streamed<v1::WatchEventsResponse>, StoreError> {
     let mut news = plane.news.subscribe();
     let mut sent = Sent::default();
-    sent.new_of(latest(&plane, backend.as_ref()).await?);
+    sent.new_of(latest(&plane, &query).await?);
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         let _watcher = watcher;
@@ -139,7 +139,7 @@ pub(super) async fn events(
                 () = until_set(&plane.ending) => return,
             }
             // Late or away: tried again.
-            let found = latest(&plane, backend.as_ref()).await.unwrap_or_default();
+            let found = latest(&plane, &query).await.unwrap_or_default();
             for event in sent.new_of(found) {
                 let message = v1::WatchEventsResponse { event: Some(event) };
                 if sender.send(Ok(message)).await.is_err() {
@@ -152,15 +152,10 @@ pub(super) async fn events(
 }
 
 /// The latest events, oldest first.
-async fn latest(
-    plane: &Plane,
-    backend: Option<&BackendName>,
-) -> Result<Vec<v1::Event>, StoreError> {
+async fn latest(plane: &Plane, query: &EventQuery) -> Result<Vec<v1::Event>, StoreError> {
     let query = EventQuery {
-        backend: backend.cloned(),
-        service: None,
         limit: EVENTS,
-        before: None,
+        ..query.clone()
     };
     let page = plane.events(query).await?;
     let mut events = decode(&page.events);
