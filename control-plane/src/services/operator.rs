@@ -144,14 +144,13 @@ impl OperatorService for Operator {
             return Err(status::invalid("yaml", message));
         }
         let source = format!("ApplyConfig from {from}");
-        let applied = config::apply(
-            &self.plane,
-            &request.yaml,
-            &source,
-            request.expected_revision,
-            request.validate_only,
-        );
-        let applied = applied.await.map_err(apply_status)?;
+        let (yaml, expected) = (&request.yaml, request.expected_revision);
+        let check = request.validate_only;
+        let applied = match request.candidate {
+            true => config::set_candidate(&self.plane, yaml, &source, expected, check).await,
+            false => config::apply(&self.plane, yaml, &source, expected, check).await,
+        };
+        let applied = applied.map_err(apply_status)?;
         Ok(Response::new(v1::ApplyConfigResponse {
             revision: applied.revision,
             changes: applied.changes,
@@ -254,9 +253,13 @@ impl OperatorService for Operator {
 
     async fn drop_candidate(
         &self,
-        _: Request<v1::DropCandidateRequest>,
+        request: Request<v1::DropCandidateRequest>,
     ) -> Result<Response<v1::DropCandidateResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let request = request.into_inner();
+        let (actor, reason) = (actor(&request.actor)?, reason(&request.reason)?);
+        let dropped = config::drop_candidate(&self.plane, &actor, &reason).await;
+        dropped.map_err(apply_status)?;
+        Ok(Response::new(v1::DropCandidateResponse {}))
     }
 }
 
@@ -316,6 +319,12 @@ fn apply_status(error: ApplyError) -> Status {
                     [] as [(String, String); 0],
                 ),
             )
+        }
+        ApplyError::NothingLive => status::no_config(),
+        ApplyError::OtherBackends(_) => status::invalid("yaml", error.to_string()),
+        ApplyError::NoCandidate => {
+            let message = format!("{error}: ApplyConfig with candidate sets one");
+            status::precondition("NO_CANDIDATE", message)
         }
         ApplyError::Store(error) => status::of_store(&error),
     }
