@@ -1,6 +1,7 @@
 //! The configuration in force: one file for the fleet, kept in the store, changed
 //! whole by compare-and-swap, or refused whole.
 
+mod candidate;
 mod file;
 mod steering;
 
@@ -12,13 +13,14 @@ use fleet_config::{ConfigErrors, FleetConfig};
 use prost::Message;
 use rampmeter_api::v1;
 
+pub use candidate::{drop_candidate, set_candidate};
 pub use file::{ConfigFile, watch};
 pub use steering::settings;
 
 use crate::{
     events,
     plane::Plane,
-    store::{ConfigRecord, PutConfig, StoreError},
+    store::{self, ConfigRecord, PutConfig, StoreError},
 };
 
 /// Digests kept in the store: an older file than this many changes ago counts as
@@ -40,6 +42,21 @@ pub struct Fleet {
     pub source: String,
     /// Digests of this and earlier files, newest first.
     pub digests: Vec<String>,
+    /// Runs beside it, and nothing acts on it.
+    pub candidate: Option<Candidate>,
+}
+
+/// A configuration that runs beside the one in force.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// As it was handed in.
+    pub yaml: String,
+    /// What it means.
+    pub config: FleetConfig,
+    /// When it was put beside the other.
+    pub applied: Timestamp,
+    /// Where it came from.
+    pub source: String,
 }
 
 /// Why a configuration was not applied.
@@ -56,6 +73,15 @@ pub enum ApplyError {
         /// What the caller thinks.
         expected: u64,
     },
+    /// There is nothing beside which a candidate could run.
+    #[error("the fleet has no configuration yet")]
+    NothingLive,
+    /// A candidate must have the backends of the configuration in force.
+    #[error("it must have the backends of the configuration in force, but {0}")]
+    OtherBackends(String),
+    /// There is none to drop.
+    #[error("there is no candidate")]
+    NoCandidate,
     /// The store did not take it.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -75,12 +101,57 @@ pub struct Applied {
 impl Fleet {
     fn of(record: ConfigRecord, config: FleetConfig) -> Self {
         Self {
+            candidate: record.candidate.and_then(Candidate::read),
             revision: record.revision,
             yaml: record.yaml,
             config,
             applied: record.applied,
             source: record.source,
             digests: record.digests,
+        }
+    }
+}
+
+impl Candidate {
+    fn of(record: store::Candidate, config: FleetConfig) -> Self {
+        Self {
+            yaml: record.yaml,
+            config,
+            applied: record.applied,
+            source: record.source,
+        }
+    }
+
+    /// Another replica, perhaps a newer one, has checked it strictly.
+    fn read(record: store::Candidate) -> Option<Self> {
+        match FleetConfig::parse_lenient(&record.yaml, &record.source) {
+            Ok((config, _)) => Some(Self::of(record, config)),
+            Err(errors) => {
+                tracing::error!(%errors, "the store's candidate cannot be read: it is not judged");
+                None
+            }
+        }
+    }
+
+    fn is(&self, record: &store::Candidate) -> bool {
+        self.applied == record.applied && self.source == record.source && self.yaml == record.yaml
+    }
+}
+
+impl From<&Fleet> for ConfigRecord {
+    fn from(fleet: &Fleet) -> Self {
+        let candidate = fleet.candidate.as_ref().map(|candidate| store::Candidate {
+            yaml: candidate.yaml.clone(),
+            applied: candidate.applied,
+            source: candidate.source.clone(),
+        });
+        Self {
+            revision: fleet.revision,
+            yaml: fleet.yaml.clone(),
+            applied: fleet.applied,
+            source: fleet.source.clone(),
+            digests: fleet.digests.clone(),
+            candidate,
         }
     }
 }
@@ -112,7 +183,11 @@ pub async fn apply(
             applied: false,
         });
     }
-    let next = record(plane, current.as_deref(), yaml, source);
+    let mut next = record(plane, current.as_deref(), yaml, source);
+    let beside = current.as_deref().map(ConfigRecord::from);
+    // What was the candidate and is in force now has nothing more to tell.
+    let beside = beside.and_then(|record| record.candidate);
+    next.candidate = beside.filter(|candidate| candidate.yaml != yaml);
     let summary = format!(
         "revision {} was applied from {source}: {}",
         next.revision,
@@ -189,10 +264,7 @@ pub async fn refresh(plane: &Plane) -> Result<(), StoreError> {
     let Some(record) = plane.ask("config", plane.store.config()).await? else {
         return restore(plane).await;
     };
-    if plane
-        .fleet()
-        .is_some_and(|f| f.revision >= record.revision && f.yaml == record.yaml)
-    {
+    if plane.fleet().is_some_and(|fleet| is_known(&fleet, &record)) {
         return Ok(());
     }
     // Another replica, perhaps a newer one, has checked it strictly.
@@ -206,20 +278,23 @@ pub async fn refresh(plane: &Plane) -> Result<(), StoreError> {
     Ok(())
 }
 
+fn is_known(fleet: &Fleet, record: &ConfigRecord) -> bool {
+    let candidate = match (&fleet.candidate, &record.candidate) {
+        (Some(known), Some(record)) => known.is(record),
+        (known, record) => known.is_none() && record.is_none(),
+    };
+    let newer = fleet.revision > record.revision && fleet.yaml == record.yaml;
+    let same = fleet.revision == record.revision && fleet.yaml == record.yaml && candidate;
+    newer || same
+}
+
 /// Gives a store that lost its configuration the one in force back, for replicas
 /// that start later.
 async fn restore(plane: &Plane) -> Result<(), StoreError> {
     let Some(fleet) = plane.fleet() else {
         return Ok(());
     };
-    let record = ConfigRecord {
-        revision: fleet.revision,
-        yaml: fleet.yaml.clone(),
-        applied: fleet.applied,
-        source: fleet.source.clone(),
-        digests: fleet.digests.clone(),
-        candidate: None,
-    };
+    let record = ConfigRecord::from(&*fleet);
     let put = plane.store.put_config(0, record, Vec::new());
     // Lost: another replica gave its own back first; the next refresh takes it.
     if plane.ask("put_config", put).await? == PutConfig::Done {
@@ -243,6 +318,7 @@ fn put_in_force(plane: &Plane, fleet: Fleet) {
     plane.table.retain_services(service);
     plane.board.services.retain(service);
     plane.figures.services.retain(service);
+    plane.candidates.retain(configured);
     let backends: Vec<_> = fleet
         .config
         .backends()

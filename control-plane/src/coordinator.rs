@@ -25,6 +25,7 @@ use breaker_core::{BackendName, BreakerPolicy, Timestamp, ids::ServiceName};
 use tokio::time::Instant;
 
 use crate::{
+    candidate,
     config::Fleet,
     events,
     plane::{Plane, TrialAnswer, until_set},
@@ -191,8 +192,11 @@ impl Coordinator {
             let memory = self.memory.entry(name.clone()).or_default();
             let seen = self.plane.board.get(name);
             let since = seen.map_or_else(Timestamp::default, |s| s.breaker.evidence_since());
+            let kept = candidate::widened(fleet, name, policy);
+            // Who the worst witnesses are is the live policy's business.
+            let since = since.max(now - policy.window);
             let figures = &self.plane.figures;
-            let view = figures.view(name, policy, memory.baseline, since, now);
+            let view = figures.view(name, &kept, memory.baseline, since, now);
             match figures.probes.join(view, name, now) {
                 Some(mut view) => {
                     view.fleet.agents_known = known;

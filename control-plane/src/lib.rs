@@ -10,6 +10,7 @@ pub mod adoption;
 pub mod agents;
 pub mod board;
 pub mod budget;
+pub mod candidate;
 pub mod cli;
 pub mod clock;
 pub mod commit;

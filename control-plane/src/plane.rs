@@ -16,6 +16,7 @@ use crate::{
     adoption::Held,
     agents::Agents,
     board::Board,
+    candidate::Candidates,
     clock::Clock,
     config::Fleet,
     figures::Figures,
@@ -53,6 +54,8 @@ pub struct Plane {
     pub quotas: Quotas,
     /// What readers are shown.
     pub board: Board,
+    /// What the candidate configuration would have done.
+    pub candidates: Candidates,
     /// How fast agents are let in.
     pub hellos: HelloLimit,
     /// Other replicas and their agents.
@@ -87,6 +90,7 @@ impl Plane {
             figures: Figures::default(),
             quotas: Quotas::default(),
             board: Board::default(),
+            candidates: Candidates::default(),
             hellos: HelloLimit::default(),
             peers: Peers::default(),
             held: Held::default(),

@@ -231,6 +231,13 @@ fn service<'a>(at: At<'a>, name: &ServiceName, defaults: &Settings) -> Option<Se
         .unwrap_or_default();
     let settings = defaults.clone().read(&mut fields);
     fields.finish();
+    if backends.len() == 1 && settings.failover != defaults.failover {
+        at.report.warn(format!(
+            "{}.failover has no effect: there is no other region than {}",
+            at.path,
+            backends.keys().map(|r| r.as_str()).collect::<String>()
+        ));
+    }
     Some(ServiceRead {
         at,
         routes,

@@ -30,4 +30,4 @@ pub use settings::{
     RequestKey, Retry, Throttle, Timeouts,
 };
 pub use tree::MAX_FILE_BYTES;
-pub use units::duration as parse_duration;
+pub use units::{duration as parse_duration, share as parse_share};

@@ -7,7 +7,7 @@ use crate::{
     read::{At, Fields},
     settings::{
         Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule, Probe,
-        Retry, Throttle, Timeouts,
+        RequestKey, Retry, Throttle, Timeouts,
     },
     thresholds::{self, Thresholds},
     units::show_duration,
@@ -175,11 +175,22 @@ fn throttle(fields: &mut Fields<'_>, out: &mut Option<Throttle>) {
 }
 
 fn priority(fields: &mut Fields<'_>, out: &mut PriorityRule) {
-    fields.read("header", &mut out.header, |at| header_name(at).map(Some));
+    let header = fields.read("header", &mut out.header, |at| header_name(at).map(Some));
     fields.read("default", &mut out.default, one_of(&PRIORITIES));
-    fields.read("shed_key", &mut out.shed_key, |at| {
+    let key = fields.read("shed_key", &mut out.shed_key, |at| {
         request_key(at).map(Some)
     });
+    match (&out.header, &out.shed_key) {
+        // Callers who name the same priority would all be one caller.
+        (Some(name), Some(RequestKey::Header(key_name))) if name == key_name && (header || key) => {
+            fields.at.error(format_args!(
+                "shed_key is the field that names the priority ({name}), so all requests of one \
+                 priority would be let in or shed together: use one that tells callers apart, for \
+                 example header:x-user-id"
+            ));
+        }
+        _ => {}
+    }
 }
 
 fn fallback(fields: &mut Fields<'_>, out: &mut Fallback) {

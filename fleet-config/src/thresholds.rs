@@ -7,13 +7,16 @@ use breaker_core::policy::{BreakerPolicy, Mode};
 use crate::{
     read::{At, Fields},
     sections::{Settings, ms, secs},
-    units::show_duration,
+    units::{show_duration, show_share},
     values::{boolean, count, duration, positive_share, share},
 };
 
 /// How long a trial lease outlives the service's total time-out: the result
 /// still has to be reported.
 const TRIAL_GRACE: Duration = Duration::from_secs(1);
+
+/// Share of overloads among what a throttle lets through, rounded up.
+const PROBED: f64 = 0.1;
 
 /// Breaker settings as far as they are known before the whole service is.
 #[derive(Debug, Clone, Default)]
@@ -50,7 +53,9 @@ pub(crate) fn read(fields: &mut Fields<'_>, out: &mut Thresholds) {
     fields.read("overload_rate_threshold", &mut out.overload, |at| {
         positive_share(at).map(Some)
     });
-    fields.read("overload_throttle", &mut policy.overload_throttle, boolean);
+    let metered = fields.read("overload_throttle", &mut policy.overload_throttle, boolean);
+    check_overload(fields, metered && policy.overload_throttle, out);
+    let policy = &mut out.policy;
     fields.read(
         "min_request_volume",
         &mut policy.min_request_volume,
@@ -125,6 +130,31 @@ fn slow_calls(fields: &mut Fields<'_>, policy: &mut BreakerPolicy) {
             "{}.slow_call_rate_threshold has no effect without slow_call_duration",
             fields.at.path
         ));
+    }
+}
+
+/// The throttle lets a tenth more through than a backend takes, to find out when
+/// it takes more. A breaker that opens at so few overloads would open on its own
+/// meter. Refused where a file asks for both; a file older than the throttle may
+/// only not know of it.
+fn check_overload(fields: &Fields<'_>, asked_for: bool, read: &Thresholds) {
+    let low = read.overload.filter(|threshold| *threshold <= PROBED);
+    let Some(threshold) = low.filter(|_| read.policy.overload_throttle) else {
+        return;
+    };
+    let message = format!(
+        "overload_rate_threshold ({}) is not above the {} of overloads that the throttle provokes \
+         to find out what the backend takes, so the breaker would open on them: raise it, or set \
+         overload_throttle: false",
+        show_share(threshold),
+        show_share(PROBED)
+    );
+    match asked_for {
+        true => fields.at.error(message),
+        false => fields
+            .at
+            .report
+            .warn(format!("{}: {message}", fields.at.path)),
     }
 }
 

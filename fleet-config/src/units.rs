@@ -39,6 +39,12 @@ pub(crate) fn percentage(text: &str) -> Option<f64> {
     Some(plain_number(text.strip_suffix('%')?.trim_end())? / 100.0)
 }
 
+/// Reads a share as the fleet file spells it, `50%` or `0.5`: 0 to 1.
+pub fn share(text: &str) -> Option<f64> {
+    let share = percentage(text).or_else(|| plain_number(text))?;
+    (share <= 1.0).then_some(share)
+}
+
 /// Digits with at most one point: no sign, exponent, `inf` or `nan`.
 fn plain_number(text: &str) -> Option<f64> {
     let plain = text.starts_with(|c: char| c.is_ascii_digit())

@@ -6,7 +6,9 @@ use breaker_core::{
     ids::{BackendName, PopId, ServiceName},
     policy::{BreakerPolicy, Mode},
 };
-use fleet_config::{FleetConfig, Priority, Probe, RequestKey, Service, Timeouts};
+use fleet_config::{
+    Failover, FleetConfig, Priority, PriorityRule, Probe, RequestKey, Service, Timeouts,
+};
 
 const MINIMAL: &str = r#"{"pops":{"pop0":{"region_order":["us-east"]}},"services":{"pay":{"routes":[{"path_prefix":"/"}],"backends":{"us-east":{"endpoints":["http://127.0.0.1:8080"]}}}}}"#;
 
@@ -61,13 +63,40 @@ fn with_everything_optional_left_out_defaults_apply() {
 
 #[test]
 fn without_a_meter_for_overload_its_threshold_is_the_one_for_failures() {
-    let config = parse(MINIMAL);
-    let written = with_settings(r#""breaker": {"overload_rate_threshold": "90%"}"#);
-    let failures = with_settings(r#""breaker": {"failure_rate_threshold": "30%"}"#);
-    let overload = |config| service(config, "pay").breaker.overload_rate_threshold;
-    assert_eq!(overload(&config), 0.5);
-    assert_eq!(overload(&written), 0.9);
-    assert_eq!(overload(&failures), 0.3);
+    let overload = |breaker: &str| {
+        let config = with_settings(&format!(r#""breaker": {breaker}"#));
+        service(&config, "pay").breaker.overload_rate_threshold
+    };
+    assert_eq!(overload(r#"{"failure_rate_threshold": "30%"}"#), 0.9);
+    assert_eq!(overload(r#"{"overload_rate_threshold": "60%"}"#), 0.6);
+    let unmetered = r#"{"overload_throttle": false, "failure_rate_threshold": "30%"}"#;
+    assert_eq!(overload(unmetered), 0.3);
+    let written = r#"{"overload_throttle": false, "overload_rate_threshold": "60%"}"#;
+    assert_eq!(overload(written), 0.6);
+}
+
+#[test]
+fn what_orders_and_meters_traffic_means_what_it_says() {
+    let config = parse(EVERYTHING);
+    let payments = service(&config, "payments");
+    let expected = PriorityRule {
+        header: Some("x-priority".into()),
+        default: Priority::Normal,
+        shed_key: Some(RequestKey::Header("x-user-id".into())),
+    };
+    assert_eq!(payments.priority, expected);
+    assert_eq!(payments.failover, Some(Failover::default()));
+    assert!(payments.breaker.overload_throttle);
+    assert_eq!(payments.routes[0].priority, Some(Priority::Critical));
+    let capacities: Vec<_> = payments.backends.values().map(|b| b.capacity_rps).collect();
+    assert_eq!(capacities, [Some(4000.0), Some(3000.0)]);
+    // Without a burst: what a second brings, and one request at least.
+    let burst = |rate: &str| {
+        let config = with_settings(&format!(r#""throttle": {{"rate": {rate}}}"#));
+        let throttle = service(&config, "pay").throttle.clone();
+        throttle.expect("a throttle is written").burst
+    };
+    assert_eq!((burst("500"), burst("0.1")), (500, 1));
 }
 
 #[test]
@@ -81,18 +110,11 @@ fn the_documented_file_loads_and_says_what_has_no_effect_yet() {
     assert_eq!(payments.breaker, expected);
     let throttle = payments.throttle.as_ref().expect("a throttle is written");
     assert_eq!(throttle.key, Some(RequestKey::Header("x-api-key".into())));
-    assert_eq!(payments.routes[0].priority, Some(Priority::Critical));
     insta::assert_snapshot!(config.warnings.join("\n"), @r#"
     pops.fra1.region_order names "eu-west", where no service has a backend: backends are in us-east, us-west
     pops.iad1.region_order names "eu-west", where no service has a backend: backends are in us-east, us-west
-    services.payments.backends.us-east.capacity_rps is accepted but this version does not act on it yet (nor on one other like it)
-    services.payments.failover is accepted but this version does not act on it yet
     services.payments.fallback is accepted but this version does not act on it yet
-    services.payments.health_check is accepted but this version does not act on it yet
-    services.payments.priority is accepted but this version does not act on it yet
     services.payments.retry is accepted but this version does not act on it yet
-    services.payments.routes[0].priority is accepted but this version does not act on it yet
-    services.payments.throttle is accepted but this version does not act on it yet
     "#);
 }
 

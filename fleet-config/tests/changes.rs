@@ -12,6 +12,8 @@ services:
       eu-west: {endpoints: ["http://10.1.0.10:8080"]}
     breaker: {open_duration: 30s, slow_call_duration: 2s}
     throttle: {rate: 5}
+    priority: {default: LOW, shed_key: "header:x-user"}
+    failover: {mode: manual, target_utilization: 70%}
   gone: {routes: [{path_prefix: /gone}], backends: {us-east: {endpoints: ["http://10.0.0.10:8081"]}}}
 "#;
 
@@ -19,12 +21,15 @@ const NEW: &str = r#"
 pops: {fra1: {region_order: [eu-west, us-west]}, iad1: {region_order: [us-west, eu-west]}}
 services:
   pay:
-    routes: [{path_prefix: /pay, max_request_bytes: 2MiB}, {path: /new, methods: [GET, PUT]}]
+    routes: [{path_prefix: /pay, max_request_bytes: 2MiB, priority: HIGH}, {path: /new, methods: [GET, PUT]}]
     backends:
       us-west: {endpoints: ["http://10.2.0.10:8080"]}
       eu-west: {endpoints: ["http://10.1.0.10:8080", "http://10.1.0.11:8080"], capacity_rps: 50}
-    breaker: {open_duration: 2s, mode: SHADOW}
+    breaker: {open_duration: 2s, mode: SHADOW, overload_throttle: false}
     retry: {}
+    throttle: {rate: 5, burst: 9, key: "header:x-api-key"}
+    priority: {header: x-priority, shed_key: "header:x-user"}
+    failover: {failback_percent_per_second: 5}
   more: {routes: [{path_prefix: /more}], backends: {us-west: {endpoints: ["http://10.0.0.10:8081"]}}}
 "#;
 
@@ -46,12 +51,21 @@ fn each_change_is_one_line_by_key() {
     + services.pay.backends.us-west
     ~ services.pay.breaker.mode: ENFORCE → SHADOW
     ~ services.pay.breaker.open_duration: 30s → 2s
+    ~ services.pay.breaker.overload_rate_threshold: 90% → 50%
+    ~ services.pay.breaker.overload_throttle: true → false
     - services.pay.breaker.slow_call_duration: 2s
+    ~ services.pay.failover.failback_percent_per_second: 10 → 5
+    ~ services.pay.failover.mode: manual → automatic
+    ~ services.pay.failover.target_utilization: 70% → 80%
+    ~ services.pay.priority.default: LOW → NORMAL
+    + services.pay.priority.header: x-priority
     + services.pay.retry
     + services.pay.routes.[path /new methods [GET, PUT]]
     - services.pay.routes.[path /old]
     ~ services.pay.routes.[path_prefix /pay].max_request_bytes: 1MiB → 2MiB
-    - services.pay.throttle
+    + services.pay.routes.[path_prefix /pay].priority: HIGH
+    ~ services.pay.throttle.burst: 5 → 9
+    + services.pay.throttle.key: header:x-api-key
     ");
 }
 

@@ -198,6 +198,44 @@ fn contradictions_are_refused() {
 }
 
 #[test]
+fn settings_that_order_and_meter_traffic_must_be_able_to() {
+    let text = with(
+        "    breaker: {overload_throttle: true, overload_rate_threshold: 10%}
+    throttle: {rate: 0, burst: 0}
+    failover: {mode: auto, target_utilization: 0, failback_percent_per_second: 0}
+    priority: {header: X-Priority, default: MEDIUM, shed_key: \"header:x-priority\"}",
+    );
+    insta::assert_snapshot!(errors(&text), @r#"
+    fleet.yaml:6: services.pay.breaker: overload_rate_threshold (10%) is not above the 10% of overloads that the throttle provokes to find out what the backend takes, so the breaker would open on them: raise it, or set overload_throttle: false
+    fleet.yaml:7: services.pay.throttle.rate: 0 is out of range: use more than 0, at most 1000000000
+    fleet.yaml:7: services.pay.throttle.burst: 0 is out of range: use 1 to 1000000000
+    fleet.yaml:8: services.pay.failover.mode: "auto" is not allowed: use automatic, manual
+    fleet.yaml:8: services.pay.failover.target_utilization: 0 is out of range: use more than 0%, at most 100%
+    fleet.yaml:8: services.pay.failover.failback_percent_per_second: 0 is out of range: use more than 0, at most 100
+    fleet.yaml:9: services.pay.priority.default: "MEDIUM" is not allowed: use CRITICAL, HIGH, NORMAL, LOW
+    fleet.yaml:9: services.pay.priority: shed_key is the field that names the priority (x-priority), so all requests of one priority would be let in or shed together: use one that tells callers apart, for example header:x-user-id
+    "#);
+    let text = with(
+        "    breaker: {overload_throttle: sometimes}\n    throttle: {rate: 5, burst: 0.5}\n    failover: {target_utilization: 120%}",
+    );
+    insta::assert_snapshot!(errors(&text), @r#"
+    fleet.yaml:6: services.pay.breaker.overload_throttle: "sometimes" is not true or false: use true or false
+    fleet.yaml:7: services.pay.throttle.burst: 0.5 is not a whole number: use 1 to 1000000000
+    fleet.yaml:8: services.pay.failover.target_utilization: 120% is out of range: use 0% to 100%
+    "#);
+}
+
+#[test]
+fn settings_that_lead_nowhere_are_warned_of() {
+    let text = with("    breaker: {overload_rate_threshold: 5%}\n    failover: {mode: manual}");
+    let config = FleetConfig::parse(&text, "fleet.yaml").expect("it is allowed");
+    insta::assert_snapshot!(config.warnings.join("\n"), @r"
+    services.pay.breaker: overload_rate_threshold (5%) is not above the 10% of overloads that the throttle provokes to find out what the backend takes, so the breaker would open on them: raise it, or set overload_throttle: false
+    services.pay.failover has no effect: there is no other region than eu-west
+    ");
+}
+
+#[test]
 fn endpoints_must_be_plain_http_addresses() {
     let refused = [
         "10.0.0.1:80",

@@ -2,10 +2,19 @@
 //! command start with `RAMPMETER_CTL_`, so that an agent's or a control plane's
 //! environment does not change what rampctl does.
 
-use std::{path::PathBuf, time::Duration};
+mod config;
+mod drill;
+mod steer;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use clap_complete::Shell;
+use rampmeter_api::v1::Version;
+
+pub(crate) use config::{Apply, Candidate};
+pub(crate) use drill::{Drill, Failover, Fault};
+pub(crate) use steer::{Approve, Drain, Mode, Override, Plan, PlanAction, Undrain};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -15,7 +24,8 @@ Exit codes:
   3  the control plane cannot be reached, or does not answer in time
   4  there is no such backend, service or agent
   5  the control plane refused: the file or the request is wrong, or it is not
-     the time for it";
+     the time for it
+  6  a drill did not pass";
 
 /// Ask a Rampmeter fleet how it is, and decide for it.
 #[derive(Debug, Parser)]
@@ -88,6 +98,16 @@ pub enum Command {
         /// SERVICE/REGION
         name: String,
     },
+    /// Every service, with the state of its regions
+    Services,
+    /// Where a service's traffic goes, and why
+    #[command(after_help = "Examples:
+  rampctl service payments
+  rampctl service payments -o json | jq .plan.shedPerSecond")]
+    Service {
+        /// SERVICE
+        name: String,
+    },
     /// Every backend once, then every change as it happens
     Watch {
         /// Only this service
@@ -103,11 +123,16 @@ pub enum Command {
     /// What happened, oldest first
     #[command(after_help = "Examples:
   rampctl events --backend payments/us-east --limit 5
+  rampctl events --service payments
   rampctl events --follow -o json")]
     Events {
         /// Only this backend, SERVICE/REGION
         #[arg(long, env = "RAMPMETER_CTL_BACKEND")]
         backend: Option<String>,
+        /// Only what was decided about this service as a whole: plans, drains, drills,
+        /// quotas
+        #[arg(long, env = "RAMPMETER_CTL_SERVICE", conflicts_with = "backend")]
+        service: Option<String>,
         /// Then go on with new events as they happen
         #[arg(long, env = "RAMPMETER_CTL_FOLLOW")]
         follow: bool,
@@ -134,6 +159,29 @@ pub enum Command {
   rampctl override payments/us-east --mode open --for 10m --reason 'INC-42: disk full'
   rampctl override payments/us-east --clear --reason 'INC-42 is over'")]
     Override(Override),
+    /// Take a region out of traffic for a while; the others take over what fits
+    #[command(after_help = "Examples:
+  rampctl drain us-east --for 30m --reason 'CHG-7: kernel update'
+  rampctl drain us-east --service payments --for 10m --reason 'INC-42: slow disk'")]
+    Drain(Drain),
+    /// Put a drained region back into traffic now
+    #[command(after_help = "Example:\n  rampctl undrain us-east --reason 'CHG-7 is done'")]
+    Undrain(Undrain),
+    /// The plan of where a service's traffic goes, and the one that waits for approval
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        after_help = "Examples:
+  rampctl plan payments
+  rampctl plan approve payments --version 1795442531500.7 --reason 'INC-42: us-east is gone'"
+    )]
+    Plan(Plan),
+    /// Rehearse a failure, and see what users would see
+    #[command(subcommand)]
+    Drill(Drill),
+    /// A configuration that runs beside the one in force, and acts on nothing
+    #[command(subcommand)]
+    Candidate(Candidate),
     /// Completion script for a shell
     #[command(after_help = "Example:\n  rampctl completions bash > /etc/bash_completion.d/rampctl")]
     Completions {
@@ -142,55 +190,19 @@ pub enum Command {
     },
 }
 
-/// `apply`.
+/// Who decides, and why.
 #[derive(Debug, Args)]
-pub struct Apply {
-    /// The fleet file, YAML or JSON; - for standard input
-    #[arg(short, long, env = "RAMPMETER_CTL_FILE", value_name = "FILE")]
-    pub file: PathBuf,
-    /// Check it and show what would change, but change nothing
-    #[arg(long, env = "RAMPMETER_CTL_DRY_RUN")]
-    pub dry_run: bool,
-    /// Refuse unless the fleet runs this revision, so that nobody's change is
-    /// lost; 0 for any
+pub struct Why {
+    /// Why, for those who read the events later
     #[arg(
         long,
-        env = "RAMPMETER_CTL_EXPECTED_REVISION",
-        default_value_t = 0,
-        value_name = "REVISION"
+        env = "RAMPMETER_CTL_REASON",
+        value_parser = NonEmptyStringValueParser::new()
     )]
-    pub expected_revision: u64,
-}
-
-/// `override`.
-#[derive(Debug, Args)]
-pub struct Override {
-    /// SERVICE/REGION
-    pub name: String,
-    /// What to force
-    #[arg(long, env = "RAMPMETER_CTL_MODE", required_unless_present = "clear")]
-    pub mode: Option<Mode>,
-    /// For how long, 1s to 24h; then it ends by itself
-    #[arg(
-        long = "for",
-        env = "RAMPMETER_CTL_FOR",
-        value_name = "DURATION",
-        value_parser = duration,
-        required_unless_present = "clear"
-    )]
-    pub expires_in: Option<Duration>,
-    /// Why, for those who read the events later
-    #[arg(long, env = "RAMPMETER_CTL_REASON")]
     pub reason: String,
     /// Who decides; the user of this shell if not given
     #[arg(long, env = "RAMPMETER_CTL_ACTOR")]
     pub actor: Option<String>,
-    /// Force it open even if the service has no other admitted region
-    #[arg(long, env = "RAMPMETER_CTL_BREAK_GLASS", conflicts_with = "clear")]
-    pub break_glass: bool,
-    /// End the override now
-    #[arg(long, env = "RAMPMETER_CTL_CLEAR", conflicts_with_all = ["mode", "expires_in"])]
-    pub clear: bool,
 }
 
 /// A breaker's state.
@@ -205,27 +217,34 @@ pub enum State {
     HalfOpen,
 }
 
-/// What an override forces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// Refuse every request
-    #[value(aliases = ["forced_open", "FORCED_OPEN"])]
-    Open,
-    /// Let every request through, whatever happens
-    #[value(aliases = ["forced_closed", "FORCED_CLOSED"])]
-    Closed,
-    /// Decide and count, but let every request through
-    #[value(alias = "SHADOW")]
-    Shadow,
-    /// Neither decide nor act
-    #[value(alias = "DISABLED")]
-    Disabled,
-}
-
 fn duration(text: &str) -> Result<Duration, String> {
     fleet_config::parse_duration(text)
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| "use a number with ms, s, m or h, for example 10m".to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    fleet_config::parse_share(text)
+        .ok_or_else(|| "use a percentage such as 50%, or a number from 0 to 1".to_owned())
+}
+
+fn positive_share(text: &str) -> Result<f64, String> {
+    share(text).and_then(|share| match share > 0.0 {
+        true => Ok(share),
+        false => Err("use more than 0%, at most 100%".to_owned()),
+    })
+}
+
+/// `EPOCH.REVISION`.
+fn version(text: &str) -> Result<Version, String> {
+    let parse = |text: &str| {
+        let (epoch, revision) = text.split_once('.')?;
+        Some(Version {
+            epoch: epoch.parse().ok()?,
+            revision: revision.parse().ok()?,
+        })
+    };
+    parse(text).ok_or_else(|| "use EPOCH.REVISION, as `rampctl plan` shows it".to_owned())
 }
 
 /// `http://HOST:PORT`; the scheme may be left out.

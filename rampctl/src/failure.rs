@@ -34,6 +34,17 @@ pub enum Failure {
         /// What it said.
         message: String,
     },
+    /// A drill ended, and not well.
+    #[error("the drill did not pass: {0}")]
+    NotPassed(String),
+    /// A drill runs that cannot be watched any more.
+    #[error("{why}\nthe drill goes on by itself, and ends at {until} UTC at the latest")]
+    LeftAlone {
+        /// When it ends by itself.
+        until: String,
+        /// What happened.
+        why: String,
+    },
     /// A file could not be read.
     #[error("cannot read {path}: {reason}")]
     File {
@@ -53,9 +64,10 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Server { .. } | Self::File { .. } => 1,
-            Self::Unreachable { .. } => 3,
+            Self::Unreachable { .. } | Self::LeftAlone { .. } => 3,
             Self::NotFound(_) => 4,
             Self::Refused(_) => 5,
+            Self::NotPassed(_) => 6,
             // As if killed by SIGPIPE, when a pipe's reader has seen enough.
             Self::Print(_) if self.is_closed_pipe() => 141,
             Self::Print(_) => 1,

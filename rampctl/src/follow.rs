@@ -6,11 +6,26 @@ use rampmeter_api::v1::{Event, ListEventsRequest, ListEventsResponse, WatchEvent
 
 use crate::{cli::Output, client::Client, commands::Io, failure::Failure, view::events as view};
 
+/// What the events are about; all when empty.
+pub(crate) struct About {
+    backend: String,
+    service: String,
+}
+
+impl About {
+    pub(crate) fn new(backend: Option<String>, service: Option<String>) -> Self {
+        Self {
+            backend: backend.unwrap_or_default(),
+            service: service.unwrap_or_default(),
+        }
+    }
+}
+
 pub(crate) async fn events(
     client: &Client,
     output: Output,
     io: &mut Io<'_>,
-    backend: String,
+    about: About,
     limit: u32,
     follow: bool,
 ) -> Result<(), Failure> {
@@ -19,17 +34,18 @@ pub(crate) async fn events(
     let stream = match follow {
         true => {
             let request = WatchEventsRequest {
-                backend: backend.clone(),
+                backend: about.backend.clone(),
+                service: about.service.clone(),
             };
             Some(client.answer(client.fleet().watch_events(request).await)?)
         }
         false => None,
     };
     let request = client.request(ListEventsRequest {
-        backend,
+        backend: about.backend.clone(),
         page_size: limit,
         page_token: String::new(),
-        service: String::new(),
+        service: about.service.clone(),
     });
     let mut past = client.answer(client.fleet().list_events(request).await)?;
     past.events.reverse();
@@ -46,7 +62,8 @@ pub(crate) async fn events(
             .await
             .map_err(|status| client.failure(&status))?;
         let event = message.ok_or_else(|| client.ended())?.event;
-        if let Some(event) = event.filter(|event| !seen.contains(&event.id)) {
+        let new = |event: &Event| !seen.contains(&event.id);
+        if let Some(event) = event.filter(new) {
             print(output, io, &event)?;
         }
     }

@@ -24,8 +24,10 @@ macro_rules! named {
 }
 
 named! {
-    ApplyConfigResponse ClearOverrideResponse Event ExplainBackendResponse GetConfigResponse
-    GetFleetResponse ListAgentsResponse ListBackendsResponse ListEventsResponse
+    ApplyConfigResponse ApprovePlanResponse ClearDrainResponse ClearOverrideResponse
+    DrainRegionResponse DropCandidateResponse Event ExplainBackendResponse GetCandidateResponse
+    GetConfigResponse GetDrillResponse GetFleetResponse GetServiceResponse ListAgentsResponse
+    ListBackendsResponse ListDrillsResponse ListEventsResponse ListServicesResponse
     OverrideBackendResponse WatchBackendsResponse
 }
 

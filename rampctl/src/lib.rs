@@ -15,5 +15,5 @@ mod view;
 mod words;
 
 pub use cli::{Cli, Command, Output};
-pub use commands::{Io, run};
+pub use commands::{Interrupt, Io, run};
 pub use failure::Failure;

@@ -26,6 +26,11 @@ fn main() -> ExitCode {
         out: &mut io::stdout(),
         notes: &mut io::stderr(),
         colour,
+        interrupt: Box::pin(async {
+            if tokio::signal::ctrl_c().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }),
     };
     match runtime.block_on(rampctl::run(cli, &mut io)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,9 +3,13 @@
 
 pub(crate) mod agents;
 pub(crate) mod backends;
+pub(crate) mod candidate;
 pub(crate) mod changes;
+pub(crate) mod drills;
 pub(crate) mod events;
 pub(crate) mod explain;
+pub(crate) mod plans;
+pub(crate) mod services;
 pub(crate) mod status;
 #[cfg(test)]
 mod tests;

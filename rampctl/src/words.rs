@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use prost_types::Timestamp;
-use rampmeter_api::v1::{BreakerState, EventKind, Mode, Scope, TripReason, Version};
+use rampmeter_api::v1::{BreakerState, ByPriority, EventKind, Mode, Scope, TripReason, Version};
 
 use crate::style::{Tone, Word};
 
@@ -75,6 +75,32 @@ pub(crate) fn rate(rate: f64) -> String {
         r if r < 10.0 => format!("{r:.1}"),
         r => format!("{r:.0}"),
     }
+}
+
+/// `CRITICAL 40, LOW 60`, without those there are none of.
+pub(crate) fn by_priority(rates: &ByPriority) -> String {
+    let ByPriority {
+        critical,
+        high,
+        normal,
+        low,
+    } = *rates;
+    let all = [
+        ("CRITICAL", critical),
+        ("HIGH", high),
+        ("NORMAL", normal),
+        ("LOW", low),
+    ];
+    let some = all.iter().filter(|(_, rate)| *rate > 0.0);
+    let words: Vec<_> = some
+        .map(|(name, of)| format!("{name} {}", rate(*of)))
+        .collect();
+    words.join(", ")
+}
+
+/// Over all priorities.
+pub(crate) fn total(rates: &ByPriority) -> f64 {
+    rates.critical + rates.high + rates.normal + rates.low
 }
 
 /// Two units are enough: `3m 12s`.

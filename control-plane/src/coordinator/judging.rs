@@ -39,6 +39,8 @@ impl Coordinator {
         let memory = self.memory.entry(known.name.clone()).or_default();
         memory.learn(&known.breaker, &verdict.evidence, now);
         self.tell_suspects(&known, &verdict, now).await;
+        let (plane, name) = (&self.plane, &known.name);
+        plane.candidates.look(plane, &known.breaker, name, &figures);
         let next = self.next_look(&known.breaker, &verdict, wake_at);
         self.plane.board.show(
             &known.name,

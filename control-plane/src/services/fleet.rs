@@ -1,6 +1,7 @@
 //! `FleetService`: reads, answered from the board and the replicas' presence.
 //! Only events are read from the store.
 
+mod candidate;
 mod explain;
 mod render;
 mod services;
@@ -244,9 +245,15 @@ impl FleetService for Reader {
 
     async fn get_candidate(
         &self,
-        _: Request<v1::GetCandidateRequest>,
+        request: Request<v1::GetCandidateRequest>,
     ) -> Result<Response<v1::GetCandidateResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let service = request.into_inner().service;
+        let fleet = self.fleet()?;
+        if !service.is_empty() {
+            status::known_service(&fleet, &service)?;
+        }
+        let candidate = candidate::render(&self.plane, &fleet, &service);
+        Ok(Response::new(candidate))
     }
 
     type WatchEventsStream = Streamed<v1::WatchEventsResponse>;

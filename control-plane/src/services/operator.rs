@@ -101,8 +101,9 @@ impl OperatorService for Operator {
 
     async fn drop_candidate(
         &self,
-        _: Request<v1::DropCandidateRequest>,
+        request: Request<v1::DropCandidateRequest>,
     ) -> Result<Response<v1::DropCandidateResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let dropped = configs::drop_candidate(&self.plane, request).await;
+        dropped.map(Response::new)
     }
 }

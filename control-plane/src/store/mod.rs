@@ -152,7 +152,8 @@ pub trait Store: Send + Sync {
 
     /// Makes `next` the fleet file in force if the revision still is `expected`
     /// (0: none), and appends `events` of the fleet in the same step.
-    /// `next.revision` must be higher than `expected`.
+    /// `next.revision` must be higher than `expected`, unless only the candidate
+    /// differs.
     fn put_config(
         &self,
         expected: u64,

@@ -2,6 +2,7 @@
 //! comes out, for agents, operators and readers.
 
 mod agents;
+mod candidates;
 mod configs;
 mod harness;
 mod loops;

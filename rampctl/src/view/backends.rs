@@ -77,6 +77,17 @@ pub(crate) fn note(backend: &Backend, eye: Eye) -> String {
             .trim_start_matches("BREAKER_STATE_");
         notes.push(format!("{} {state} {share}", pop.pop));
     }
+    if let Some(share) = backend.throttle {
+        notes.push(format!("throttled to {}", words::percent(share)));
+    }
+    if !backend.shedding.is_empty() {
+        notes.push(format!("sheds {}", backend.shedding));
+    }
+    let status = &backend.endpoint_status;
+    let ill = status.iter().filter(|endpoint| !endpoint.healthy).count();
+    if ill > 0 {
+        notes.push(format!("{ill} of {} endpoints unhealthy", status.len()));
+    }
     if let Some(over) = &backend.r#override {
         let left = words::until(over.expire_time, eye.now).unwrap_or_default();
         let mode = words::mode(over.mode());

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use rampmeter_api::v1::{Backend, WatchBackendsResponse, watch_backends_response::Change};
+use rampmeter_api::v1::{
+    Backend, EndpointStatus, WatchBackendsResponse, watch_backends_response::Change,
+};
 
 use crate::{
     style::{Tone, Word},
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// What was last shown of each backend. Traffic changes all the time; a line is
-/// worth printing only when the breaker did something.
+/// worth printing only when something was decided.
 #[derive(Debug, Default)]
 pub(crate) struct Shown(BTreeMap<String, Backend>);
 
@@ -21,12 +23,9 @@ impl Shown {
     pub(crate) fn line(&mut self, change: WatchBackendsResponse, eye: Eye) -> Option<String> {
         match change.change? {
             Change::Backend(backend) => {
-                let breaker = Backend {
-                    traffic: None,
-                    ..backend.clone()
-                };
-                let before = self.0.insert(backend.name.clone(), breaker.clone());
-                (before.as_ref() != Some(&breaker)).then(|| line(&backend, eye))
+                let decided = decided(&backend);
+                let before = self.0.insert(backend.name.clone(), decided.clone());
+                (before.as_ref() != Some(&decided)).then(|| line(&backend, eye))
             }
             Change::Removed(name) => {
                 self.0.remove(&name);
@@ -39,6 +38,24 @@ impl Shown {
                 ))
             }
         }
+    }
+}
+
+/// Without what only was measured.
+fn decided(backend: &Backend) -> Backend {
+    let health = backend.endpoint_status.iter().map(|status| EndpointStatus {
+        endpoint: status.endpoint.clone(),
+        healthy: status.healthy,
+        unhealthy_pops: status.unhealthy_pops.clone(),
+        ..EndpointStatus::default()
+    });
+    Backend {
+        traffic: None,
+        mix: None,
+        shedding: String::new(),
+        capacity_per_second: None,
+        endpoint_status: health.collect(),
+        ..backend.clone()
     }
 }
 

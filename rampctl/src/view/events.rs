@@ -11,11 +11,11 @@ use crate::{
 
 /// In the order given.
 pub(crate) fn table<'a>(events: impl Iterator<Item = &'a Event>) -> Table {
-    let mut table = Table::new(&["TIME (UTC)", "BACKEND", "SCOPE", "WHAT", "SUMMARY"]);
+    let mut table = Table::new(&["TIME (UTC)", "ABOUT", "SCOPE", "WHAT", "SUMMARY"]);
     for event in events {
         table.row([
             words::clock(event.event_time).into(),
-            backend(event).into(),
+            about(event).into(),
             words::scope(event.scope(), &event.subject).into(),
             what(event),
             Word::plain(&event.summary),
@@ -28,17 +28,19 @@ pub(crate) fn table<'a>(events: impl Iterator<Item = &'a Event>) -> Table {
 pub(crate) fn line(event: &Event, eye: Eye) -> String {
     let columns = [
         (words::clock(event.event_time).into(), 25),
-        (backend(event).into(), 26),
+        (about(event).into(), 26),
         (words::scope(event.scope(), &event.subject).into(), 16),
         (what(event), 24),
     ];
     table::line(&columns, &Word::plain(&event.summary), eye.colour)
 }
 
-fn backend(event: &Event) -> &str {
-    match event.backend.as_str() {
-        "" => "-",
-        name => name,
+/// The backend, or the service where it was decided for all of it.
+fn about(event: &Event) -> &str {
+    match (event.backend.as_str(), event.service.as_str()) {
+        ("", "") => "-",
+        ("", service) => service,
+        (backend, _) => backend,
     }
 }
 
@@ -56,12 +58,27 @@ fn what(event: &Event) -> Word {
             };
             Word::new(format_args!("{from} → {to}"), tone)
         }
-        EventKind::RampFinished | EventKind::TrialSucceeded => {
-            Word::new(words::kind(event.kind()), Tone::Good)
-        }
-        EventKind::ConfigRefused | EventKind::ShadowTrip | EventKind::SuspectVantage => {
-            Word::new(words::kind(event.kind()), Tone::Warn)
-        }
-        kind => Word::plain(words::kind(kind)),
+        kind => Word::new(words::kind(kind), tone(kind)),
+    }
+}
+
+fn tone(kind: EventKind) -> Tone {
+    match kind {
+        EventKind::RampFinished
+        | EventKind::TrialSucceeded
+        | EventKind::ThrottleEnded
+        | EventKind::ShedEnded
+        | EventKind::QuotaRecovered
+        | EventKind::EndpointHealthy => Tone::Good,
+        EventKind::ConfigRefused
+        | EventKind::ShadowTrip
+        | EventKind::SuspectVantage
+        | EventKind::ThrottleSet
+        | EventKind::PlanProposed
+        | EventKind::QuotaExhausted
+        | EventKind::EndpointUnhealthy
+        | EventKind::DrillStarted => Tone::Warn,
+        EventKind::ShedStarted => Tone::Bad,
+        _ => Tone::Plain,
     }
 }

@@ -1,6 +1,8 @@
 //! Why a backend is in the state it is in.
 
-use rampmeter_api::v1::{Backend, Event, Evidence, ExplainBackendResponse, Policy};
+use rampmeter_api::v1::{
+    Backend, ByPriority, EndpointStatus, Event, Evidence, ExplainBackendResponse, Plan, Policy,
+};
 
 use crate::{
     style::{Tone, Word},
@@ -8,16 +10,27 @@ use crate::{
     view::{
         Eye,
         backends::{mode, note},
-        events,
+        events, plans,
     },
     words,
 };
 
 pub(crate) fn render(answer: &ExplainBackendResponse, eye: Eye) -> String {
+    with_plan(answer, None, eye)
+}
+
+/// Also what its service's plan has for it.
+pub(crate) fn with_plan(answer: &ExplainBackendResponse, plan: Option<&Plan>, eye: Eye) -> String {
     let mut out = String::new();
     Word::plain(&answer.summary).write(&mut out, 0, eye.colour);
     out += "\n\n";
-    facts(answer, eye).write(&mut out, "", eye.colour);
+    facts(answer, plan, eye).write(&mut out, "", eye.colour);
+    let status = answer.backend.iter().flat_map(|b| &b.endpoint_status);
+    let status: Vec<_> = status.collect();
+    if !status.is_empty() {
+        out += "\nEndpoints\n";
+        endpoints(&status).write(&mut out, "  ", eye.colour);
+    }
     if let Some(evidence) = &answer.evidence {
         witnesses(&mut out, evidence, eye);
     }
@@ -29,7 +42,7 @@ pub(crate) fn render(answer: &ExplainBackendResponse, eye: Eye) -> String {
     out
 }
 
-fn facts(answer: &ExplainBackendResponse, eye: Eye) -> Table {
+fn facts(answer: &ExplainBackendResponse, plan: Option<&Plan>, eye: Eye) -> Table {
     let mut table = Table::plain();
     let mut fact = |name: &str, value: Word| table.row([Word::new(name, Tone::Faint), value]);
     if let Some(backend) = &answer.backend {
@@ -37,6 +50,17 @@ fn facts(answer: &ExplainBackendResponse, eye: Eye) -> Table {
         fact("since", since(backend, eye).into());
         fact("mode", mode(backend));
         fact("admission", words::admission(backend.admission()));
+        if let Some(share) = backend.throttle {
+            fact("throttle", Word::new(throttle(share), Tone::Warn));
+        }
+        if let Some(mix) = backend.mix.filter(|mix| words::total(mix) > 0.0) {
+            fact("mix", mixed(&mix, &backend.shedding).into());
+        }
+        if let Some(planned) = plan.and_then(|plan| planned(backend, plan)) {
+            fact("plan", planned.into());
+        } else if let Some(capacity) = backend.capacity_per_second {
+            fact("capacity", format!("{}/s", words::rate(capacity)).into());
+        }
         fact("decision", words::version(backend.version).into());
         if backend.trips > 0 {
             fact("trips", format!("{} in a row", backend.trips).into());
@@ -45,7 +69,9 @@ fn facts(answer: &ExplainBackendResponse, eye: Eye) -> Table {
         if !note.is_empty() {
             fact("note", note.into());
         }
-        fact("endpoints", backend.endpoints.join(", ").into());
+        if backend.endpoint_status.is_empty() {
+            fact("endpoints", backend.endpoints.join(", ").into());
+        }
     }
     if !answer.next.is_empty() {
         let when = words::until(answer.next_time, eye.now);
@@ -62,6 +88,51 @@ fn facts(answer: &ExplainBackendResponse, eye: Eye) -> Table {
     if let Some(policy) = &answer.policy {
         fact("policy", rules(policy).into());
         fact("", pace(policy, answer.config_revision).into());
+    }
+    table
+}
+
+fn throttle(share: f64) -> String {
+    let share = words::percent(share);
+    format!("it takes less than is wanted: {share} of the requests are let through")
+}
+
+fn mixed(mix: &ByPriority, shedding: &str) -> String {
+    let mix = words::by_priority(mix);
+    match shedding {
+        "" => format!("{mix} a second; none is shed"),
+        shedding => format!("{mix} a second; shed: {shedding}"),
+    }
+}
+
+/// What the service's plan sends here, and by which figures.
+fn planned(backend: &Backend, plan: &Plan) -> Option<String> {
+    let (_, region) = backend.name.split_once('/')?;
+    let figures = plan.regions.iter().find(|f| f.region == region)?;
+    let version = words::version(plan.version);
+    let drained = if figures.drained { "; drained" } else { "" };
+    Some(format!(
+        "{version} sends {}/s here; capacity {}{drained}",
+        words::rate(figures.planned_per_second),
+        plans::capacity(figures)
+    ))
+}
+
+fn endpoints(all: &[&EndpointStatus]) -> Table {
+    let mut table = Table::new(&["ENDPOINT", "HEALTH", "PROBED BY", "PROBES/S", "ERROR"]);
+    for status in all {
+        let health = match (status.healthy, status.unhealthy_pops.as_slice()) {
+            (true, []) => Word::new("healthy", Tone::Good),
+            (true, pops) => Word::new(format!("unhealthy at {}", pops.join(", ")), Tone::Warn),
+            (false, _) => Word::new("unhealthy", Tone::Bad),
+        };
+        table.row([
+            Word::plain(&status.endpoint),
+            health,
+            status.probers.join(", ").into(),
+            words::rate(status.probes_per_second).into(),
+            Word::plain(&status.error),
+        ]);
     }
     table
 }

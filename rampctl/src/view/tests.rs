@@ -1,5 +1,7 @@
 //! Every view as a snapshot, at one moment.
 
+mod steer;
+
 use std::time::{Duration, SystemTime};
 
 use prost_types::Timestamp;
@@ -319,7 +321,7 @@ fn an_explanation_tells_the_whole_story() {
       iad1-c  iad1  40.0   30   30
 
     History
-      TIME (UTC)               BACKEND           SCOPE         WHAT             SUMMARY
+      TIME (UTC)               ABOUT             SCOPE         WHAT             SUMMARY
       2026-11-23 13:02:11.500  search/eu-west    AGENT iad1-c  SUSPECT_VANTAGE  only iad1-c sees failures
       2026-11-23 14:02:00.000  payments/us-east  FLEET         CLOSED → OPEN    11 of 11 requests refused since 14:01:59
     ");
@@ -382,7 +384,7 @@ fn agents_show_what_is_wrong_with_them() {
 fn events_are_listed_or_followed() {
     let listed = events::table([suspect(), opened()].iter()).render(false);
     insta::assert_snapshot!(listed, @r"
-    TIME (UTC)               BACKEND           SCOPE         WHAT             SUMMARY
+    TIME (UTC)               ABOUT             SCOPE         WHAT             SUMMARY
     2026-11-23 13:02:11.500  search/eu-west    AGENT iad1-c  SUSPECT_VANTAGE  only iad1-c sees failures
     2026-11-23 14:02:00.000  payments/us-east  FLEET         CLOSED → OPEN    11 of 11 requests refused since 14:01:59
     ");

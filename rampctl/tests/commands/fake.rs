@@ -23,6 +23,16 @@ pub(crate) struct Asked {
     pub(crate) applied: Vec<ApplyConfigRequest>,
     pub(crate) overrides: Vec<OverrideBackendRequest>,
     pub(crate) cleared: Vec<ClearOverrideRequest>,
+    pub(crate) drains: Vec<DrainRegionRequest>,
+    pub(crate) undrained: Vec<ClearDrainRequest>,
+    pub(crate) approved: Vec<ApprovePlanRequest>,
+    pub(crate) drills: Vec<StartDrillRequest>,
+    pub(crate) stopped: Vec<StopDrillRequest>,
+    pub(crate) dropped: Vec<DropCandidateRequest>,
+    pub(crate) events: Vec<ListEventsRequest>,
+    /// How the drill ends, once it was looked at twice; `None`: only when stopped.
+    pub(crate) drill_ends: Option<DrillState>,
+    looks: u32,
 }
 
 #[derive(Clone, Default)]
@@ -62,8 +72,43 @@ fn backend(name: &str) -> Backend {
 fn event(id: &str) -> Event {
     Event {
         id: id.into(),
+        service: if id == "3" { "pay" } else { "" }.into(),
         summary: format!("event {id}"),
         ..Event::default()
+    }
+}
+
+/// Any clock: seconds since 1970.
+fn at(seconds: i64) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds, nanos: 0 })
+}
+
+fn plan(revision: u64) -> Plan {
+    Plan {
+        version: Some(Version { epoch: 1, revision }),
+        summary: format!("plan {revision}"),
+        create_time: at(0),
+        ..Plan::default()
+    }
+}
+
+fn drill(state: DrillState) -> Drill {
+    Drill {
+        id: "d1".into(),
+        backend: "pay/first".into(),
+        fault: DrillFault::Dead.into(),
+        share: 1.0,
+        state: state.into(),
+        actor: "ana".into(),
+        reason: "game day".into(),
+        start_time: at(0),
+        end_time: at(60),
+        report: Some(DrillReport {
+            detected: true,
+            summary: "all is told".into(),
+            ..DrillReport::default()
+        }),
+        ..Drill::default()
     }
 }
 
@@ -80,33 +125,64 @@ impl FleetService for Fake {
         }))
     }
 
-    async fn list_drills(
-        &self,
-        _: Request<rampmeter_api::v1::ListDrillsRequest>,
-    ) -> Answer<rampmeter_api::v1::ListDrillsResponse> {
-        Err(Status::unimplemented("not faked"))
+    async fn list_drills(&self, _: Request<ListDrillsRequest>) -> Answer<ListDrillsResponse> {
+        Ok(Response::new(ListDrillsResponse {
+            drills: vec![drill(DrillState::Passed)],
+        }))
     }
 
-    async fn get_drill(
-        &self,
-        _: Request<rampmeter_api::v1::GetDrillRequest>,
-    ) -> Answer<rampmeter_api::v1::GetDrillResponse> {
-        Err(Status::unimplemented("not faked"))
+    async fn get_drill(&self, request: Request<GetDrillRequest>) -> Answer<GetDrillResponse> {
+        let id = request.into_inner().id;
+        if id != "d1" {
+            return Err(Status::not_found(format!("no drill {id:?}")));
+        }
+        let mut asked = self.asked();
+        asked.looks += 1;
+        let state = match asked.drill_ends {
+            _ if !asked.stopped.is_empty() => DrillState::Stopped,
+            Some(state) if asked.looks > 2 => state,
+            _ => DrillState::Running,
+        };
+        Ok(Response::new(GetDrillResponse {
+            drill: Some(drill(state)),
+        }))
     }
 
-    async fn get_candidate(
-        &self,
-        _: Request<rampmeter_api::v1::GetCandidateRequest>,
-    ) -> Answer<rampmeter_api::v1::GetCandidateResponse> {
-        Err(Status::unimplemented("not faked"))
+    async fn get_candidate(&self, _: Request<GetCandidateRequest>) -> Answer<GetCandidateResponse> {
+        Ok(Response::new(GetCandidateResponse {
+            summary: "there is no candidate".into(),
+            ..GetCandidateResponse::default()
+        }))
     }
 
     async fn list_services(&self, _: Request<ListServicesRequest>) -> Answer<ListServicesResponse> {
-        Err(Status::unimplemented("not faked"))
+        let service = Service {
+            name: "pay".into(),
+            backends: vec!["pay/first".into(), "pay/second".into()],
+            routes: vec!["path_prefix /".into()],
+        };
+        Ok(Response::new(ListServicesResponse {
+            services: vec![service],
+        }))
     }
 
-    async fn get_service(&self, _: Request<GetServiceRequest>) -> Answer<GetServiceResponse> {
-        Err(Status::unimplemented("not faked"))
+    async fn get_service(&self, request: Request<GetServiceRequest>) -> Answer<GetServiceResponse> {
+        let name = request.into_inner().name;
+        let proposed_plan = match name.as_str() {
+            "pay" => Some(plan(8)),
+            "calm" => None,
+            _ => return Err(Status::not_found(format!("no service {name:?}"))),
+        };
+        Ok(Response::new(GetServiceResponse {
+            service: Some(Service {
+                name: name.clone(),
+                ..Service::default()
+            }),
+            plan: Some(plan(7)),
+            proposed_plan,
+            summary: format!("{name} is served where it should be"),
+            ..GetServiceResponse::default()
+        }))
     }
 
     /// Two pages.
@@ -167,7 +243,8 @@ impl FleetService for Fake {
         Err(Status::unimplemented("not faked"))
     }
 
-    async fn list_events(&self, _: Request<ListEventsRequest>) -> Answer<ListEventsResponse> {
+    async fn list_events(&self, request: Request<ListEventsRequest>) -> Answer<ListEventsResponse> {
+        self.asked().events.push(request.into_inner());
         Ok(Response::new(ListEventsResponse {
             events: vec![event("2"), event("1")],
             next_page_token: String::new(),
@@ -251,43 +328,60 @@ impl OperatorService for Fake {
 
     async fn drain_region(
         &self,
-        _: Request<rampmeter_api::v1::DrainRegionRequest>,
-    ) -> Answer<rampmeter_api::v1::DrainRegionResponse> {
-        Err(Status::unimplemented("not faked"))
+        request: Request<DrainRegionRequest>,
+    ) -> Answer<DrainRegionResponse> {
+        let request = request.into_inner();
+        if request.region == "mars" {
+            return Err(Status::not_found(
+                "no region \"mars\": there are first, second",
+            ));
+        }
+        self.asked().drains.push(request);
+        Ok(Response::new(DrainRegionResponse {
+            services: vec!["pay".into(), "search".into()],
+            drain: Some(Drain {
+                expire_time: at(600),
+                ..Drain::default()
+            }),
+        }))
     }
 
-    async fn clear_drain(
-        &self,
-        _: Request<rampmeter_api::v1::ClearDrainRequest>,
-    ) -> Answer<rampmeter_api::v1::ClearDrainResponse> {
-        Err(Status::unimplemented("not faked"))
+    async fn clear_drain(&self, request: Request<ClearDrainRequest>) -> Answer<ClearDrainResponse> {
+        self.asked().undrained.push(request.into_inner());
+        Ok(Response::new(ClearDrainResponse {
+            services: vec!["pay".into()],
+        }))
     }
 
     async fn approve_plan(
         &self,
-        _: Request<rampmeter_api::v1::ApprovePlanRequest>,
-    ) -> Answer<rampmeter_api::v1::ApprovePlanResponse> {
-        Err(Status::unimplemented("not faked"))
+        request: Request<ApprovePlanRequest>,
+    ) -> Answer<ApprovePlanResponse> {
+        self.asked().approved.push(request.into_inner());
+        Ok(Response::new(ApprovePlanResponse {
+            plan: Some(plan(9)),
+        }))
     }
 
-    async fn start_drill(
-        &self,
-        _: Request<rampmeter_api::v1::StartDrillRequest>,
-    ) -> Answer<rampmeter_api::v1::StartDrillResponse> {
-        Err(Status::unimplemented("not faked"))
+    async fn start_drill(&self, request: Request<StartDrillRequest>) -> Answer<StartDrillResponse> {
+        self.asked().drills.push(request.into_inner());
+        Ok(Response::new(StartDrillResponse {
+            drill: Some(drill(DrillState::Running)),
+        }))
     }
 
-    async fn stop_drill(
-        &self,
-        _: Request<rampmeter_api::v1::StopDrillRequest>,
-    ) -> Answer<rampmeter_api::v1::StopDrillResponse> {
-        Err(Status::unimplemented("not faked"))
+    async fn stop_drill(&self, request: Request<StopDrillRequest>) -> Answer<StopDrillResponse> {
+        self.asked().stopped.push(request.into_inner());
+        Ok(Response::new(StopDrillResponse {
+            drill: Some(drill(DrillState::Stopped)),
+        }))
     }
 
     async fn drop_candidate(
         &self,
-        _: Request<rampmeter_api::v1::DropCandidateRequest>,
-    ) -> Answer<rampmeter_api::v1::DropCandidateResponse> {
-        Err(Status::unimplemented("not faked"))
+        request: Request<DropCandidateRequest>,
+    ) -> Answer<DropCandidateResponse> {
+        self.asked().dropped.push(request.into_inner());
+        Ok(Response::new(DropCandidateResponse {}))
     }
 }

@@ -1,13 +1,15 @@
 //! Commands against a control plane in this process: what they ask, what they
 //! print, and the exit code a script sees.
 
+mod drill;
 mod fake;
+mod steer;
 
 use std::{io::Write, net::SocketAddr, time::Duration};
 
 use clap::{CommandFactory, Parser};
 use fake::Fake;
-use rampctl::{Cli, Failure, Io, run};
+use rampctl::{Cli, Failure, Interrupt, Io, run};
 use rampmeter_api::v1::{BreakerState, Mode};
 use tokio::{io::AsyncWriteExt, net::TcpListener};
 
@@ -33,6 +35,11 @@ impl Outcome {
 }
 
 async fn rampctl(address: SocketAddr, args: &[&str]) -> Outcome {
+    until(address, args, Box::pin(std::future::pending())).await
+}
+
+/// Until Ctrl-C is pressed.
+async fn until(address: SocketAddr, args: &[&str], interrupt: Interrupt) -> Outcome {
     let url = format!("http://{address}");
     let all = ["rampctl", "--control-plane", &url]
         .into_iter()
@@ -43,6 +50,7 @@ async fn rampctl(address: SocketAddr, args: &[&str]) -> Outcome {
         out: &mut out,
         notes: &mut notes,
         colour: false,
+        interrupt,
     };
     let result = run(cli, &mut io).await;
     Outcome {
@@ -340,7 +348,7 @@ async fn watching_shows_changes_until_the_stream_ends() {
 #[test]
 fn a_wrong_command_line_is_exit_code_2_and_says_what_is_allowed() {
     for (args, expected) in [
-        (&["overide"][..], "a similar subcommand exists: 'override'"),
+        (&["overide"][..], "'override'"),
         (&["override", "a/b", "--reason", "x"], "--mode <MODE>"),
         (
             &["override", "a/b", "--mode", "open", "--for", "10m"],
@@ -372,6 +380,43 @@ fn a_wrong_command_line_is_exit_code_2_and_says_what_is_allowed() {
         ),
         (&["events", "--limit", "0"], "1..=1000"),
         (
+            &["events", "--service", "a", "--backend", "a/b"],
+            "cannot be used with",
+        ),
+        (&["drain", "us-east", "--for", "10m"], "--reason <REASON>"),
+        (
+            &["drain", "us-east", "--for", "10m", "--reason", ""],
+            "a value is required for '--reason <REASON>'",
+        ),
+        (&["drain", "us-east", "--reason", "x"], "--for <DURATION>"),
+        (&["undrain", "us-east"], "--reason <REASON>"),
+        (&["plan"], "<SERVICE>"),
+        (&["plan", "approve", "pay"], "--reason <REASON>"),
+        (
+            &["plan", "approve", "pay", "--reason", "x", "--version", "7"],
+            "EPOCH.REVISION",
+        ),
+        (
+            &["drill", "failover", "pay", "--for", "10s", "--reason", "x"],
+            "--region <REGION>",
+        ),
+        (
+            &[
+                "drill", "failover", "pay", "--region", "r", "--for", "10s", "--reason", "x",
+                "--fault", "delay",
+            ],
+            "--delay <DURATION>",
+        ),
+        (
+            &[
+                "drill", "failover", "pay", "--region", "r", "--for", "10s", "--reason", "x",
+                "--share", "0%",
+            ],
+            "more than 0%",
+        ),
+        (&["candidate", "set"], "--file <FILE>"),
+        (&["candidate", "drop"], "--reason <REASON>"),
+        (
             &["backends", "--state", "ajar"],
             "possible values: closed, open, half-open",
         ),
@@ -386,8 +431,13 @@ fn a_wrong_command_line_is_exit_code_2_and_says_what_is_allowed() {
 fn every_flag_has_an_environment_variable() {
     let mut command = Cli::command();
     command.build();
-    let commands = std::iter::once(&command).chain(command.get_subcommands());
-    for arg in commands.flat_map(clap::Command::get_arguments) {
+    let mut commands = vec![&command];
+    let mut next = 0;
+    while let Some(command) = commands.get(next).copied() {
+        commands.extend(command.get_subcommands());
+        next += 1;
+    }
+    for arg in commands.into_iter().flat_map(clap::Command::get_arguments) {
         let ours = arg
             .get_long()
             .is_some_and(|long| !matches!(long, "help" | "version"));

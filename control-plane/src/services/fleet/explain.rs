@@ -63,6 +63,9 @@ pub(super) async fn explain(
     if let Some(seen) = &seen {
         summary.push_str(&throttle(name, seen, now));
     }
+    let figures = seen.as_ref().map(|s| &s.figures);
+    let wanted = figures.map_or(0.0, |f| f.demand_milli as f64 / 1000.0);
+    summary.push_str(&would_have_refused(breaker, policy, wanted, now));
     summary.push_str(&health.text);
     Ok(v1::ExplainBackendResponse {
         summary,
@@ -124,6 +127,24 @@ fn summary(
         text.push_str(&format!(" Now: {}.", evidence.summary));
     }
     text
+}
+
+/// What SHADOW holds back, of `wanted` requests a second: a sentence with a space
+/// in front, or nothing.
+fn would_have_refused(
+    breaker: &Breaker,
+    policy: &BreakerPolicy,
+    wanted: f64,
+    now: Timestamp,
+) -> String {
+    let throttle = breaker.throttle.map_or(1.0, |throttle| throttle.admission);
+    let refused = wanted * (1.0 - breaker.fleet.admission(now).min(throttle));
+    match breaker.mode(policy) {
+        Mode::Shadow if refused > 0.0 => {
+            format!(" But for SHADOW it would refuse {refused:.1} of {wanted:.1} requests/s.")
+        }
+        _ => String::new(),
+    }
 }
 
 /// What the throttle does, in the figures it is decided by.
@@ -290,5 +311,33 @@ mod tests {
         assert!(told(&closed, Mode::Enforce));
         assert!(!told(&open, Mode::Enforce));
         assert!(told(&open, Mode::Shadow), "its traffic flows");
+    }
+
+    #[test]
+    fn in_shadow_it_says_what_it_would_refuse() {
+        let now = Timestamp::from_millis(9_000);
+        let told = |fleet: Circuit, mode: Mode| {
+            let breaker = Breaker {
+                fleet,
+                ..Breaker::new(1, now)
+            };
+            let policy = BreakerPolicy {
+                mode,
+                ..BreakerPolicy::default()
+            };
+            would_have_refused(&breaker, &policy, 200.0, now)
+        };
+        let closed = Breaker::new(1, now).fleet;
+        let open = Circuit::Open {
+            since: now,
+            until: now + Duration::from_secs(30),
+            trips: 1,
+        };
+        assert_eq!(told(closed, Mode::Shadow), "");
+        assert_eq!(told(open.clone(), Mode::Enforce), "", "it does refuse them");
+        assert_eq!(
+            told(open, Mode::Shadow),
+            " But for SHADOW it would refuse 200.0 of 200.0 requests/s."
+        );
     }
 }

@@ -41,16 +41,18 @@ pub(super) async fn apply(
         address,
         broke_glass: false,
     };
-    let applied = config::apply(
-        plane,
-        &request.yaml,
-        &source,
-        request.expected_revision,
-        request.validate_only,
-    );
-    let applied = applied.await.map_err(apply_status)?;
+    let (yaml, expected) = (&request.yaml, request.expected_revision);
+    let check = request.validate_only;
+    let applied = match request.candidate {
+        true => config::set_candidate(plane, yaml, &source, expected, check).await,
+        false => config::apply(plane, yaml, &source, expected, check).await,
+    };
+    let applied = applied.map_err(apply_status)?;
     if applied.applied {
-        let subject = format!("revision {}", applied.revision);
+        let subject = match request.candidate {
+            true => format!("candidate beside revision {}", applied.revision),
+            false => format!("revision {}", applied.revision),
+        };
         fields::audit("ApplyConfig", &subject, &caller);
     }
     Ok(v1::ApplyConfigResponse {
@@ -58,6 +60,19 @@ pub(super) async fn apply(
         changes: applied.changes,
         applied: applied.applied,
     })
+}
+
+pub(super) async fn drop_candidate(
+    plane: &Plane,
+    request: Request<v1::DropCandidateRequest>,
+) -> Result<v1::DropCandidateResponse, Status> {
+    let address = fields::address(&request);
+    let request = request.into_inner();
+    let caller = fields::caller(&request.actor, &request.reason, address)?;
+    let dropped = config::drop_candidate(plane, &caller.actor, &caller.reason).await;
+    dropped.map_err(apply_status)?;
+    fields::audit("DropCandidate", "the candidate", &caller);
+    Ok(v1::DropCandidateResponse {})
 }
 
 pub(super) fn get(plane: &Plane) -> Result<v1::GetConfigResponse, Status> {
@@ -84,6 +99,12 @@ fn apply_status(error: ApplyError) -> Status {
                     [] as [(String, String); 0],
                 ),
             )
+        }
+        ApplyError::NothingLive => status::no_config(),
+        ApplyError::OtherBackends(_) => status::invalid("yaml", error.to_string()),
+        ApplyError::NoCandidate => {
+            let message = format!("{error}: ApplyConfig with candidate sets one");
+            status::precondition("NO_CANDIDATE", message)
         }
         ApplyError::Store(error) => status::of_store(&error),
     }
