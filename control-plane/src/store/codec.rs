@@ -62,11 +62,14 @@ fn finite(what: &'static str, value: f64) -> Decoded<f64> {
     Err(range(what, value))
 }
 
+/// Four, or none for zeros.
 fn by_priority(rates: &ByPriority) -> Vec<f64> {
-    rates.0.to_vec()
+    match *rates == ByPriority::default() {
+        true => Vec::new(),
+        false => rates.0.to_vec(),
+    }
 }
 
-/// Four, or none for zeros.
 fn read_by_priority(what: &'static str, rates: &[f64]) -> Decoded<ByPriority> {
     if rates.is_empty() {
         return Ok(ByPriority::default());
@@ -79,7 +82,7 @@ fn read_by_priority(what: &'static str, rates: &[f64]) -> Decoded<ByPriority> {
     Ok(ByPriority(four))
 }
 
-/// None for the default, which is what a service without traffic has.
+/// None for the default, which is what something without traffic has.
 fn mix(mix: &Mix) -> Vec<f64> {
     match *mix == Mix::default() {
         true => Vec::new(),

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use breaker_core::{
-    AgentId, Breaker, Circuit, Mix, Mode, PopId, Ramp, Throttle, Timestamp, TrialLease, Version,
+    AgentId, Breaker, Circuit, Mode, PopId, Ramp, Throttle, Timestamp, TrialLease, Version,
     breaker::Override,
 };
 use prost::Message;
 use rampmeter_api::store::{self as stored, circuit::State};
 
-use super::{Decoded, Unreadable, finite, millis, parse, range, view::read_by_priority};
+use super::{Decoded, Unreadable, finite, millis, mix, parse, range, read_mix};
 use crate::store::Record;
 
 /// Encodes a record without its version.
@@ -25,7 +25,7 @@ pub(in crate::store) fn encode_record(record: &Record) -> Vec<u8> {
         r#override: breaker.over.as_ref().map(over),
         last_transition: record.last_transition.to_vec(),
         throttle: breaker.throttle.as_ref().map(throttle),
-        mix: mix(breaker.mix),
+        mix: mix(&breaker.mix),
     }
     .encode_to_vec()
 }
@@ -161,18 +161,6 @@ fn read_throttle(throttle: stored::Throttle) -> Decoded<Throttle> {
         changed: Timestamp::from_millis(throttle.changed_ms),
         told: share("a throttle's admission as told", throttle.told)?,
     })
-}
-
-/// None for the mix of which nothing is known.
-fn mix(mix: Mix) -> Vec<f64> {
-    match mix == Mix::default() {
-        true => Vec::new(),
-        false => mix.shares().0.to_vec(),
-    }
-}
-
-fn read_mix(shares: &[f64]) -> Decoded<Mix> {
-    read_by_priority("a mix's share", shares).map(Mix::of)
 }
 
 fn share(what: &'static str, value: f64) -> Decoded<f64> {

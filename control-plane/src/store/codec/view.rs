@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use breaker_core::{
-    AgentId, ByPriority, Counts, FleetView, PopId, PopView, Timestamp, Window, Witness,
+    AgentId, Counts, FleetView, PopId, PopView, Timestamp, Window, Witness,
     breaker::TrialCandidate, evidence::Baseline, window::SLOT,
 };
 use prost::Message;
 use rampmeter_api::store as stored;
 
-use super::{Decoded, finite, millis, parse, range};
+use super::{Decoded, by_priority, finite, millis, parse, range, read_by_priority};
 use crate::store::{EndpointView, ReplicaView};
 
 /// Encodes a register.
@@ -35,10 +35,7 @@ pub(in crate::store) fn encode_view(view: &ReplicaView) -> Vec<u8> {
         agents_known: view.fleet.agents_known,
         agents_reporting: view.fleet.agents_reporting,
         candidates: view.candidates.iter().map(candidate).collect(),
-        directed_rps: match view.directed == ByPriority::default() {
-            true => Vec::new(),
-            false => view.directed.0.to_vec(),
-        },
+        directed_rps: by_priority(&view.directed),
         accepted_rps: view.accepted,
         endpoints: view.endpoints.iter().map(endpoint).collect(),
         metered: slots(&view.metered),
@@ -166,19 +163,6 @@ fn plausible(count: u64) -> Decoded<u64> {
         return Ok(count);
     }
     Err(range("a slot's count", count))
-}
-
-/// Four, or none for zeros.
-pub(super) fn read_by_priority(what: &'static str, rates: &[f64]) -> Decoded<ByPriority> {
-    if rates.is_empty() {
-        return Ok(ByPriority::default());
-    }
-    let four = <[f64; 4]>::try_from(rates);
-    let four = four.map_err(|_| range("the number of priorities", rates.len()))?;
-    for rate in four {
-        finite(what, rate)?;
-    }
-    Ok(ByPriority(four))
 }
 
 fn endpoint(view: &EndpointView) -> stored::EndpointRegister {

@@ -1,9 +1,9 @@
 -- One group's sync. After clock.lua and epoch.lua; KEYS[3] are the registers.
 -- ARGV: seen clock, channel, grace, seen epoch, replica, register TTL,
 --   number of offers, then for each: name, epoch, revision, body;
---   number of backends, then for each: name, register or '', seen epoch, seen revision.
+--   number of subjects (backends and services), then for each: name, register or '', seen epoch, seen revision.
 -- Offers are records that the replica or its agents know and the store may lack.
--- Returns now, epoch and for each backend: name, epoch, revision (0 0: none),
+-- Returns now, epoch and for each subject: name, epoch, revision (0 0: none),
 -- body (false if as seen, or none), 1 if the seen one is wanted as an offer,
 -- and the other replicas' live registers as replica, bytes, replica, bytes...
 local registers = KEYS[3]
@@ -29,14 +29,14 @@ for _ = 1, tonumber(take()) do
   end
 end
 
-local backends = {}
+local subjects = {}
 for _ = 1, tonumber(take()) do
-  local backend = { name = take(), register = take(),
+  local subject = { name = take(), register = take(),
                     seen = { epoch = tonumber(take()), revision = tonumber(take()) } }
-  if backend.register ~= '' then
-    redis.call('HSET', registers, backend.name .. ' ' .. me, int(now) .. ' ' .. backend.register)
+  if subject.register ~= '' then
+    redis.call('HSET', registers, subject.name .. ' ' .. me, int(now) .. ' ' .. subject.register)
   end
-  backends[#backends + 1] = backend
+  subjects[#subjects + 1] = subject
 end
 redis.call('PEXPIRE', registers, ttl)
 
@@ -57,19 +57,19 @@ for i = 1, #all, 2 do
 end
 
 -- Losses first: a new epoch changes every version that is about to be told.
-for _, backend in ipairs(backends) do
-  local current = read(backend.name)
-  if lost(current, backend.seen) then start_epoch(backend.seen.epoch + 1, true) end
+for _, subject in ipairs(subjects) do
+  local current = read(subject.name)
+  if lost(current, subject.seen) then start_epoch(subject.seen.epoch + 1, true) end
 end
 
 local reply = {}
-for i, backend in ipairs(backends) do
-  local current = read(backend.name)
-  local wanted = backend.seen.epoch < epoch and adoptable(current, backend.seen)
+for i, subject in ipairs(subjects) do
+  local current = read(subject.name)
+  local wanted = subject.seen.epoch < epoch and adoptable(current, subject.seen)
   local version = current or { epoch = 0, revision = 0 }
-  local same = version.epoch == backend.seen.epoch and version.revision == backend.seen.revision
-  local body = not same and redis.call('HGET', records, 'b:' .. backend.name)
-  reply[i] = { backend.name, version.epoch, version.revision, body, wanted and 1 or 0,
-               views[backend.name] or {} }
+  local same = version.epoch == subject.seen.epoch and version.revision == subject.seen.revision
+  local body = not same and redis.call('HGET', records, 'b:' .. subject.name)
+  reply[i] = { subject.name, version.epoch, version.revision, body, wanted and 1 or 0,
+               views[subject.name] or {} }
 end
 return { now, epoch, reply }

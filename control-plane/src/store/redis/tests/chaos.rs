@@ -9,35 +9,36 @@ use std::{
     },
 };
 
-use breaker_core::{BackendName, Version};
+use breaker_core::{BackendName, Version, ids::ServiceName};
 
 use super::{RedisServer, join};
 use crate::store::{
-    Commit, Store,
+    About, Commit,
     redis::RedisStore,
-    testing::{backend, eventually, open_until, try_read, until},
+    testing::{Sample, eventually, marked, try_read},
 };
 
-/// What all replicas have seen, by backend and version.
+/// What all replicas have seen, by name and version.
 #[derive(Default)]
 struct Histories {
-    meaning: Mutex<BTreeMap<(BackendName, Version), u64>>,
+    meaning: Mutex<BTreeMap<(About, Version), u64>>,
     commits: AtomicU64,
     next: AtomicU64,
     stop: AtomicBool,
 }
 
 impl Histories {
-    fn note(&self, name: &BackendName, version: Version, until: u64) {
+    fn note(&self, name: impl Into<About>, version: Version, mark: u64) {
+        let about = name.into();
         let mut meaning = self.meaning.lock().expect("no panic elsewhere");
-        let first = *meaning.entry((name.clone(), version)).or_insert(until);
-        assert_eq!(first, until, "{version:?} of {name} has two meanings");
+        let first = *meaning.entry((about.clone(), version)).or_insert(mark);
+        assert_eq!(first, mark, "{version:?} of {about} has two meanings");
     }
 }
 
-async fn decide(store: Arc<RedisStore>, histories: Arc<Histories>) {
-    let names = [backend("pay/us"), backend("web/eu")];
-    let mut last: BTreeMap<BackendName, Version> = BTreeMap::new();
+async fn decide<S: Sample>(store: Arc<RedisStore>, histories: Arc<Histories>) {
+    let names = ["us", "eu"].map(S::called);
+    let mut last: BTreeMap<S, Version> = BTreeMap::new();
     while !histories.stop.load(Relaxed) {
         for name in &names {
             let Ok(state) = try_read(&*store, name).await else {
@@ -50,22 +51,19 @@ async fn decide(store: Arc<RedisStore>, histories: Arc<Histories>) {
             };
             if let (Some(version), Some(record)) = (state.version, &state.record) {
                 advance(version);
-                histories.note(name, version, until(record));
+                histories.note(name.clone(), version, S::mark(record));
             }
             let mark = histories.next.fetch_add(1, Relaxed);
-            let next = open_until(mark);
-            match store
-                .commit(name.clone(), state.version, next, vec![])
-                .await
-            {
+            let next = marked::<S>(mark);
+            match name.commit(&*store, state.version, next, vec![]).await {
                 Ok(Commit::Done(version)) => {
                     advance(version);
-                    histories.note(name, version, mark);
+                    histories.note(name.clone(), version, mark);
                     histories.commits.fetch_add(1, Relaxed);
                 }
                 Ok(Commit::Lost(Some(current))) => {
-                    advance(current.breaker.version);
-                    histories.note(name, current.breaker.version, until(&current));
+                    advance(S::version(&current));
+                    histories.note(name.clone(), S::version(&current), S::mark(&current));
                 }
                 Ok(Commit::Lost(None)) | Err(_) => {}
             }
@@ -83,7 +81,14 @@ async fn versions_never_go_back_nor_mean_two_things_while_the_server_forgets() {
     let histories = Arc::new(Histories::default());
     let deciding: Vec<_> = stores
         .iter()
-        .map(|store| tokio::spawn(decide(store.clone(), histories.clone())))
+        .flat_map(|store| {
+            let of = || (store.clone(), histories.clone());
+            let (backends, services) = (of(), of());
+            [
+                tokio::spawn(decide::<BackendName>(backends.0, backends.1)),
+                tokio::spawn(decide::<ServiceName>(services.0, services.1)),
+            ]
+        })
         .collect();
     for fault in 0..6 {
         let before = histories.commits.load(Relaxed);
@@ -103,10 +108,15 @@ async fn versions_never_go_back_nor_mean_two_things_while_the_server_forgets() {
         task.await.expect("a replica's invariants hold");
     }
 
-    for name in [backend("pay/us"), backend("web/eu")] {
+    all_agree::<BackendName>(&stores).await;
+    all_agree::<ServiceName>(&stores).await;
+}
+
+async fn all_agree<S: Sample>(stores: &[Arc<RedisStore>]) {
+    for name in ["us", "eu"].map(S::called) {
         eventually("all agree", async || {
             let mut states = Vec::new();
-            for store in &stores {
+            for store in stores {
                 states.push(try_read(&**store, &name).await.ok()?.record?);
             }
             states.windows(2).all(|two| two[0] == two[1]).then_some(())

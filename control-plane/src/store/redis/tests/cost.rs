@@ -1,14 +1,15 @@
 //! What a sync costs Redis: by backends, not by traffic and not by agents.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use breaker_core::{BackendName, ids::ServiceName};
 use bytes::Bytes;
 
 use super::{RedisServer, join};
 use crate::store::{
     About, EventQuery, Store, SyncRequest,
     redis::Group,
-    testing::{backend, sync, view},
+    testing::{Sample, backend, sync, view},
 };
 
 /// Calls of each command since the last reset.
@@ -22,14 +23,28 @@ fn commands(server: &RedisServer) -> BTreeMap<String, u64> {
     info.lines().filter_map(count).collect()
 }
 
-async fn cost_of_sync(server: &RedisServer, requests: u64, agents: u32) -> BTreeMap<String, u64> {
+fn names() -> (Vec<BackendName>, Vec<ServiceName>) {
+    let backends = (0..20).map(|n| backend(&format!("pay/r{n}")));
+    let services = (0..5).map(|n| ServiceName::called(&format!("s{n}")));
+    (backends.collect(), services.collect())
+}
+
+async fn cost_of_sync(server: &RedisServer, requests: u32, agents: u32) -> BTreeMap<String, u64> {
     let store = join(server, "a").await;
-    let names: Vec<_> = (0..20).map(|n| backend(&format!("pay/r{n}"))).collect();
-    let mut view = view(requests);
+    let (backends, services) = names();
+    let mut view = view(requests.into());
     view.fleet.agents_known = agents;
     view.fleet.pops[0].agents = agents;
+    let of_service = Some(ServiceName::view(requests));
     let request = SyncRequest {
-        registers: names.into_iter().map(|name| (name, view.clone())).collect(),
+        registers: backends
+            .into_iter()
+            .map(|name| (name, view.clone()))
+            .collect(),
+        services: services
+            .into_iter()
+            .map(|name| (name, of_service.clone()))
+            .collect(),
         ..SyncRequest::default()
     };
     sync(&*store, request.clone()).await;
@@ -46,12 +61,14 @@ async fn a_sync_costs_the_same_whatever_the_traffic_and_the_number_of_agents() {
     let calm = cost_of_sync(&server, 10, 1).await;
     let busy = cost_of_sync(&server, 1_000_000, 5_000).await;
     assert_eq!(calm, busy);
-    let names = (0..20).map(|n| backend(&format!("pay/r{n}")));
-    let groups: std::collections::BTreeSet<_> = names.map(|name| Group::of(&name.into())).collect();
+    let (backends, services) = names();
+    let all = backends.into_iter().map(About::Backend);
+    let all = all.chain(services.into_iter().map(About::Service));
+    let groups: BTreeSet<_> = all.map(|about| Group::of(&about)).collect();
     assert_eq!(
         calm["evalsha"],
         10 * groups.len() as u64,
-        "one for each group"
+        "one for each group, be it of backends, services or both"
     );
     assert!(!calm.contains_key("eval") && !calm.contains_key("script|load"));
 }
@@ -85,7 +102,7 @@ fn all_keys_of_a_group_are_in_one_slot() {
             rest.split_once('}').expect("its end").0.to_owned()
         };
         let nouns = ["meta", "records", "registers", "events", "hints:0"];
-        let tags: std::collections::BTreeSet<_> = nouns.map(|noun| tag(group.key(noun))).into();
+        let tags: BTreeSet<_> = nouns.map(|noun| tag(group.key(noun))).into();
         assert_eq!(tags.len(), 1);
     }
     assert_eq!(Group::FLEET.key("config"), "rm:{fleet}:config");
@@ -99,6 +116,6 @@ fn groups_never_change() {
         "rm:{p052}:records"
     );
     let names = (0..10_000).map(|n| backend(&format!("s{n}/r")));
-    let used: std::collections::BTreeSet<_> = names.map(|name| Group::of(&name.into())).collect();
+    let used: BTreeSet<_> = names.map(|name| Group::of(&name.into())).collect();
     assert_eq!(used.len(), 256, "all groups are used");
 }

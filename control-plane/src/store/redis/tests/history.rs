@@ -1,23 +1,23 @@
 //! The store's history is lost or changed under us: nobody goes back.
 
-use breaker_core::{BackendName, Version};
+use breaker_core::{BackendName, Version, ids::ServiceName};
 
 use super::{RedisServer, join};
 use crate::store::{
     About, Commit, EventQuery, Hint, REPAIR_GRACE, Store, StoreError, SyncRequest,
     redis::{Group, RedisStore},
-    testing::{backend, contract::wait_for, eventually, open_until, read, sync, try_read, until},
+    testing::{
+        Sample, State, backend, contract::wait_for, eventually, marked, open_until, read, sync,
+        try_read, until,
+    },
 };
 
 /// Commits, through the grace of a new epoch if need be.
-async fn commit(store: &RedisStore, name: &BackendName, until: u64) -> Version {
+async fn commit<S: Sample>(store: &RedisStore, name: &S, mark: u64) -> Version {
     eventually("a commit", async || {
         let state = try_read(store, name).await.ok()?;
-        let next = open_until(until);
-        match store
-            .commit(name.clone(), state.version, next, vec![])
-            .await
-        {
+        let next = marked::<S>(mark);
+        match name.commit(store, state.version, next, vec![]).await {
             Ok(Commit::Done(version)) => Some(version),
             Ok(Commit::Lost(_)) | Err(_) => None,
         }
@@ -25,7 +25,7 @@ async fn commit(store: &RedisStore, name: &BackendName, until: u64) -> Version {
     .await
 }
 
-async fn up(store: &RedisStore, name: &BackendName) -> crate::store::BackendState {
+async fn up<S: Sample>(store: &RedisStore, name: &S) -> State<S> {
     eventually("the store is back", async || {
         try_read(store, name).await.ok()
     })
@@ -34,9 +34,14 @@ async fn up(store: &RedisStore, name: &BackendName) -> crate::store::BackendStat
 
 #[tokio::test]
 async fn a_server_that_comes_back_empty_gets_everything_back_in_a_higher_epoch() {
+    gets_everything_back::<BackendName>().await;
+    gets_everything_back::<ServiceName>().await;
+}
+
+async fn gets_everything_back<S: Sample>() {
     let mut server = RedisServer::start(&[]);
     let (a, b) = (join(&server, "a").await, join(&server, "b").await);
-    let (pay, web) = (backend("pay/us"), backend("web/us"));
+    let (pay, web) = (S::called("pay"), S::called("web"));
     commit(&a, &pay, 1).await;
     let of_web = commit(&b, &web, 1).await;
     read(&*b, &pay).await;
@@ -46,14 +51,14 @@ async fn a_server_that_comes_back_empty_gets_everything_back_in_a_higher_epoch()
 
     // b, which has seen less, is first to come back; then a, which knows more.
     let older = up(&b, &pay).await;
-    assert_eq!(older.record.as_ref().map(until), Some(1));
+    assert_eq!(older.record.as_ref().map(S::mark), Some(1));
     let repaired = up(&a, &pay).await;
-    assert_eq!(repaired.record.as_ref().map(until), Some(2));
+    assert_eq!(repaired.record.as_ref().map(S::mark), Some(2));
     assert!(repaired.version > Some(newest));
     assert!(repaired.version > older.version);
     assert_eq!(read(&*b, &pay).await.record, repaired.record);
     let web = up(&b, &web).await;
-    assert_eq!(web.record.as_ref().map(until), Some(1));
+    assert_eq!(web.record.as_ref().map(S::mark), Some(1));
     assert!(web.version > Some(of_web));
 }
 
@@ -117,9 +122,14 @@ async fn caught_up(master: &RedisServer, replica: &RedisServer) {
 
 #[tokio::test]
 async fn a_promoted_replica_that_lost_writes_gets_them_back_in_a_higher_epoch() {
+    is_repaired_after_promotion::<BackendName>().await;
+    is_repaired_after_promotion::<ServiceName>().await;
+}
+
+async fn is_repaired_after_promotion<S: Sample>() {
     let (old, new) = pair().await;
     let (a, b) = (join(&old, "a").await, join(&old, "b").await);
-    let name = backend("pay/us");
+    let name = S::called("us");
     commit(&a, &name, 1).await;
     read(&*b, &name).await;
     caught_up(&old, &new).await;
@@ -130,13 +140,13 @@ async fn a_promoted_replica_that_lost_writes_gets_them_back_in_a_higher_epoch() 
     // Another replica of ours, that never saw the lost write, decides on the new master.
     let c = join(&new, "c").await;
     let before = read(&*c, &name).await;
-    assert_eq!(before.record.as_ref().map(until), Some(1));
+    assert_eq!(before.record.as_ref().map(S::mark), Some(1));
     assert!(before.epoch > lost.epoch, "promotion starts an epoch");
 
     // What a saw reaches the new master when a does.
     let a = follow(a, &new).await;
     let repaired = up(&a, &name).await;
-    assert_eq!(repaired.record.as_ref().map(until), Some(2));
+    assert_eq!(repaired.record.as_ref().map(S::mark), Some(2));
     assert!(repaired.version > Some(lost));
     assert_eq!(read(&*c, &name).await.record, repaired.record);
 }
@@ -241,32 +251,31 @@ async fn the_clock_goes_on_from_where_it_was_when_the_servers_goes_back() {
 
 #[tokio::test]
 async fn a_record_that_cannot_be_read_is_named_and_does_not_hide_the_others() {
+    is_named_and_hides_nothing::<BackendName>("pay/us").await;
+    is_named_and_hides_nothing::<ServiceName>("us").await;
+}
+
+async fn is_named_and_hides_nothing<S: Sample>(stored: &str) {
     let server = RedisServer::start(&[]);
     let (a, b) = (join(&server, "a").await, join(&server, "b").await);
-    let (bad, good) = (backend("pay/us"), backend("pay/eu"));
+    let (bad, good) = (S::called("us"), S::called("eu"));
     let version = commit(&a, &bad, 1).await;
     commit(&a, &good, 1).await;
     let key = Group::of(&bad.clone().into()).key("records");
-    let _: u32 = server.run(&["HSET", &key, "b:pay/us", "garbage"]);
+    let _: u32 = server.run(&["HSET", &key, &format!("b:{stored}"), "garbage"]);
 
-    let request = SyncRequest {
-        read: vec![bad.clone(), good],
-        ..SyncRequest::default()
-    };
-    let reply = sync(&*b, request).await;
+    let asked = vec![(good, None), (bad.clone(), None)];
+    let reply = sync(&*b, S::request(asked, vec![])).await;
 
     let said = reply.corrupt[0].to_string();
-    assert!(said.contains(&format!("{key} field pay/us")), "{said}");
+    assert!(said.contains(&format!("{key} field {stored}")), "{said}");
     assert_eq!(reply.corrupt.len(), 1);
-    assert!(reply.backends[0].record.is_some(), "the good one");
-    assert_eq!(reply.backends[1].record, None);
-    assert_eq!(
-        reply.backends[1].version,
-        Some(version),
-        "so it can be replaced"
-    );
+    let found = S::found(reply);
+    assert!(found[0].record.is_some(), "the good one");
+    assert_eq!(found[1].record, None);
+    assert_eq!(found[1].version, Some(version), "so it can be replaced");
     commit(&b, &bad, 2).await;
-    assert_eq!(read(&*a, &bad).await.record.as_ref().map(until), Some(2));
+    assert_eq!(read(&*a, &bad).await.record.as_ref().map(S::mark), Some(2));
 }
 
 #[tokio::test]
