@@ -8,7 +8,7 @@ use rampmeter_api::{
 };
 use tonic::Status;
 
-use super::{decode, render, state_word};
+use super::{decode, render, services, state_word};
 use crate::{
     board::{self, Seen},
     config::Fleet,
@@ -43,7 +43,6 @@ pub(super) async fn explain(
         .flatten();
     let query = EventQuery {
         backend: Some(name.clone()),
-        service: None,
         limit: HISTORY,
         ..EventQuery::default()
     };
@@ -60,7 +59,8 @@ pub(super) async fn explain(
             now,
         ) + &seen
             .as_ref()
-            .map_or_else(String::new, |s| throttle(name, s, now)),
+            .map_or_else(String::new, |s| throttle(name, s, now))
+            + &services::about_backend(plane, name, now),
         backend: render::backend(plane, fleet, name),
         last_transition,
         evidence,

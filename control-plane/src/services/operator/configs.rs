@@ -45,6 +45,7 @@ pub(super) async fn apply(
         plane,
         &request.yaml,
         &source,
+        &caller.address,
         request.expected_revision,
         request.validate_only,
     );
