@@ -156,11 +156,13 @@ impl From<&Fleet> for ConfigRecord {
     }
 }
 
-/// Puts a file in force. `expected` 0 means whatever runs now.
+/// Puts a file in force. `expected` 0 means whatever runs now; `address` is the
+/// caller's, empty for a file.
 pub async fn apply(
     plane: &Plane,
     yaml: &str,
     source: &str,
+    address: &str,
     expected: u64,
     validate_only: bool,
 ) -> Result<Applied, ApplyError> {
@@ -193,7 +195,10 @@ pub async fn apply(
         next.revision,
         in_words(&changes)
     );
-    let event = events::of_config(plane, v1::EventKind::ConfigApplied, summary, source);
+    let event = v1::Event {
+        actor_address: address.to_owned(),
+        ..events::of_config(plane, v1::EventKind::ConfigApplied, summary, source)
+    };
     let news = vec![Bytes::from(event.encode_to_vec())];
     let put = plane.store.put_config(revision, next.clone(), news);
     match plane.ask("put_config", put).await? {

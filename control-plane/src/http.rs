@@ -1,5 +1,7 @@
 //! The small HTTP port: Prometheus, probes, and a page that points to them.
 
+mod steering;
+
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use breaker_core::{BackendName, Breaker, BreakerPolicy, breaker::StateName};
@@ -138,6 +140,7 @@ fn metrics(plane: &Plane) -> String {
         revision,
     );
     states(plane, &mut page);
+    steering::write(plane, &mut page);
     crate::quota::write(plane, &mut page);
     plane.metrics.write(&mut page);
     page.finish()

@@ -75,7 +75,7 @@ impl ConfigFile {
     }
 
     async fn apply(&self, plane: &Plane) -> Result<(), ApplyError> {
-        match apply(plane, &self.yaml, &self.source(), 0, false).await {
+        match apply(plane, &self.yaml, &self.source(), "", 0, false).await {
             // Another replica was faster, perhaps with the same file.
             Err(ApplyError::Conflict { .. }) => {
                 refresh(plane).await?;
@@ -86,7 +86,7 @@ impl ConfigFile {
                 {
                     return Ok(());
                 }
-                apply(plane, &self.yaml, &self.source(), 0, false)
+                apply(plane, &self.yaml, &self.source(), "", 0, false)
                     .await
                     .map(drop)
             }

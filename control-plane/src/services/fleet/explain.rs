@@ -8,7 +8,7 @@ use rampmeter_api::{
 };
 use tonic::Status;
 
-use super::{decode, render, state_word};
+use super::{decode, render, services, state_word};
 use crate::{
     board::{self, Seen},
     config::Fleet,
@@ -44,7 +44,6 @@ pub(super) async fn explain(
         .flatten();
     let query = EventQuery {
         backend: Some(name.clone()),
-        service: None,
         limit: HISTORY,
         ..EventQuery::default()
     };
@@ -66,6 +65,7 @@ pub(super) async fn explain(
     let figures = seen.as_ref().map(|s| &s.figures);
     let wanted = figures.map_or(0.0, |f| f.demand_milli as f64 / 1000.0);
     summary.push_str(&would_have_refused(breaker, policy, wanted, now));
+    summary.push_str(&services::about_backend(plane, name, now));
     summary.push_str(&health.text);
     Ok(v1::ExplainBackendResponse {
         summary,

@@ -6,6 +6,7 @@ use rampmeter_api::{
     v1,
 };
 
+use super::services;
 use crate::{
     board::{self, Seen},
     config::Fleet,
@@ -27,6 +28,7 @@ pub(super) fn backend(plane: &Plane, fleet: &Fleet, name: &BackendName) -> Optio
     if backend.state_time.is_none_or(|t| t.seconds == 0) {
         backend.state_time = Some(timestamp(fleet.applied));
     }
+    backend.capacity_per_second = services::capacity(plane, name, configured.capacity_rps);
     backend.mix = seen.as_ref().map(|s| s.figures.directed.into());
     let figures = seen.as_ref().map(|s| &s.figures);
     backend.traffic = figures.map(|figures| board::traffic(figures, now));

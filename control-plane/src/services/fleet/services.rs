@@ -1,7 +1,10 @@
 //! "Where does its traffic go, and why?"
 
 use breaker_core::{
-    Plan, Steering, Timestamp, explain::steering::plan as in_words, ids::ServiceName,
+    BackendName, Plan, Steering, Timestamp,
+    explain::steering::{plan as in_words, region as by_plan},
+    ids::{RegionName, ServiceName},
+    steering::Drain,
 };
 use rampmeter_api::{
     convert::steering::{drain, drill, plan},
@@ -38,17 +41,54 @@ pub(super) fn service(
     }
 }
 
+/// What the plan and drains of its service have to do with a backend, in sentences
+/// that follow others; empty if nothing.
+pub(super) fn about_backend(plane: &Plane, name: &BackendName, now: Timestamp) -> String {
+    let mut text = String::new();
+    let Some(seen) = plane.board.services.get(name.service()) else {
+        return text;
+    };
+    let Steering {
+        plan,
+        drains,
+        version,
+        ..
+    } = &seen.steering;
+    if let Some((region, drain)) = drains.get_key_value(name.region()) {
+        text.push_str(&drained(region, drain, now));
+    }
+    let planned = plan.as_ref().and_then(|plan| {
+        let (region, _) = plan.regions.get_key_value(name.region())?;
+        by_plan(plan, version.revision, region)
+    });
+    if let Some(planned) = planned {
+        let planned = planned.replacen("by plan", "By plan", 1);
+        text.push_str(&format!(" {planned}."));
+    }
+    text
+}
+
+/// Requests a second that a region takes: configured, else learned.
+pub(super) fn capacity(plane: &Plane, name: &BackendName, configured: Option<f64>) -> Option<f64> {
+    configured.or_else(|| {
+        let seen = plane.board.services.get(name.service())?;
+        seen.steering.learned.get(name.region()).copied()
+    })
+}
+
+fn drained(region: &RegionName, drain: &Drain, now: Timestamp) -> String {
+    let left = now.until(drain.expires).as_secs_f64();
+    let Drain { actor, reason, .. } = drain;
+    format!(" {actor} drains {region} for another {left:.0} s: {reason}.")
+}
+
 fn summary(name: &ServiceName, steering: &Steering, now: Timestamp) -> String {
     let mut text = match &steering.plan {
         Some(plan) => format!("{}.", in_words(name.as_str(), plan)),
         None => format!("{name} has no plan yet: its regions are tried in their order."),
     };
     for (region, drain) in &steering.drains {
-        let left = now.until(drain.expires).as_secs_f64();
-        let (actor, reason) = (&drain.actor, &drain.reason);
-        text.push_str(&format!(
-            " {actor} drains {region} for another {left:.0} s: {reason}."
-        ));
+        text.push_str(&drained(region, drain, now));
     }
     if let Some(proposed) = &steering.proposed {
         let plan = in_words(name.as_str(), proposed);

@@ -42,10 +42,10 @@ pub(super) async fn apply(
         broke_glass: false,
     };
     let (yaml, expected) = (&request.yaml, request.expected_revision);
-    let check = request.validate_only;
+    let (check, address) = (request.validate_only, &caller.address);
     let applied = match request.candidate {
         true => config::set_candidate(plane, yaml, &source, expected, check).await,
-        false => config::apply(plane, yaml, &source, expected, check).await,
+        false => config::apply(plane, yaml, &source, address, expected, check).await,
     };
     let applied = applied.map_err(apply_status)?;
     if applied.applied {
