@@ -109,6 +109,33 @@ impl Api {
         Ok(events)
     }
 
+    /// A service: where its traffic goes.
+    ///
+    /// # Errors
+    /// The replica's own.
+    pub async fn service(&self, name: &str) -> Result<v1::GetServiceResponse, Status> {
+        let request = v1::GetServiceRequest {
+            name: name.to_owned(),
+        };
+        Ok(self.fleet.clone().get_service(request).await?.into_inner())
+    }
+
+    /// Events of a service as a whole, oldest first.
+    ///
+    /// # Errors
+    /// The replica's own.
+    pub async fn service_events(&self, service: &str) -> Result<Vec<Event>, Status> {
+        let request = v1::ListEventsRequest {
+            service: service.to_owned(),
+            page_size: 1000,
+            ..Default::default()
+        };
+        let page = self.fleet.clone().list_events(request).await?;
+        let mut events = page.into_inner().events;
+        events.reverse();
+        Ok(events)
+    }
+
     /// The state a backend is in.
     ///
     /// # Errors

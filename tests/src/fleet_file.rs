@@ -27,6 +27,21 @@ impl FleetFile {
         }
     }
 
+    /// Adds a POP that prefers the regions in this order.
+    #[must_use]
+    pub fn pop(mut self, name: &str, region_order: &[&str]) -> Self {
+        let pop = json!({ "region_order": region_order });
+        self.pops.insert(name.to_owned(), pop);
+        self
+    }
+
+    /// Says how many requests a second a region of a service takes.
+    #[must_use]
+    pub fn capacity(mut self, service: &str, region: &str, per_second: f64) -> Self {
+        self.services[service]["backends"][region]["capacity_rps"] = per_second.into();
+        self
+    }
+
     /// Adds a service behind `/NAME`, with its regions' addresses.
     #[must_use]
     pub fn service(mut self, name: &str, backends: &[(&str, SocketAddr)]) -> Self {
@@ -53,6 +68,12 @@ impl FleetFile {
     #[must_use]
     pub fn timeout(self, key: &str, value: &str) -> Self {
         self.default_of("timeouts", key, value.into())
+    }
+
+    /// Sets a setting of every service, in the section of this name.
+    #[must_use]
+    pub fn setting(self, section: &str, key: &str, value: impl Into<Value>) -> Self {
+        self.default_of(section, key, value.into())
     }
 
     fn default_of(mut self, group: &str, key: &str, value: Value) -> Self {

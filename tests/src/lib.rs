@@ -4,6 +4,7 @@
 
 mod agent;
 mod api;
+mod cable;
 mod control_plane;
 mod fleet;
 mod fleet_file;
@@ -14,6 +15,7 @@ mod redis_server;
 
 pub use agent::{Agent, AgentStart, applied_version};
 pub use api::{Api, state_name};
+pub use cable::Cable;
 pub use control_plane::ControlPlane;
 pub use fleet::Fleet;
 pub use fleet_file::FleetFile;

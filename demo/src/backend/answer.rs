@@ -11,7 +11,7 @@ use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, Incoming};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::{Affected, Answer, Behaviour, MARK, Receipt, Receipts};
 use crate::random::Random;
@@ -44,6 +44,8 @@ pub(super) struct Answering {
     receipts: Arc<Receipts>,
     remote: Option<Arc<watch::Sender<Behaviour>>>,
     chance: Mutex<Chance>,
+    /// The workers of [`Answer::Work`], and how many.
+    pool: Mutex<Option<(u32, Arc<Semaphore>)>>,
 }
 
 #[derive(Debug)]
@@ -70,6 +72,7 @@ impl Answering {
             receipts,
             remote,
             chance,
+            pool: Mutex::default(),
         }
     }
 
@@ -109,6 +112,7 @@ impl Answering {
         match if affected { answer } else { Answer::Ok } {
             Answer::Ok => {}
             Answer::Slow(delay) => tokio::time::sleep(delay).await,
+            Answer::Work { workers, time } => self.work(workers, time).await,
             Answer::Status { code, retry_after } if grpc => {
                 return Ok(grpc_error(code, retry_after));
             }
@@ -121,6 +125,30 @@ impl Answering {
         } else {
             self.status(200, None)
         })
+    }
+
+    /// Waits for a worker's time. Detached: the worker does not notice that its
+    /// client has gone away.
+    async fn work(&self, workers: u32, time: Duration) {
+        let pool = self.pool(workers);
+        let work = tokio::spawn(async move {
+            // Nobody closes it.
+            let _worker = pool.acquire_owned().await;
+            tokio::time::sleep(time).await;
+        });
+        let _ = work.await;
+    }
+
+    fn pool(&self, workers: u32) -> Arc<Semaphore> {
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*pool {
+            Some((size, pool)) if *size == workers => pool.clone(),
+            _ => {
+                let fresh = Arc::new(Semaphore::new(workers as usize));
+                *pool = Some((workers, fresh.clone()));
+                fresh
+            }
+        }
     }
 
     fn is_affected(&self, affected: &Affected, mark: Option<&str>) -> bool {

@@ -26,6 +26,15 @@ pub enum Answer {
     },
     /// 200 after this long.
     Slow(Duration),
+    /// 200 once one of a few workers had the time: a real capacity of `workers` /
+    /// `time` requests a second, with a queue in front of it that nobody bounds.
+    /// Work for a client that has gone away is done all the same.
+    Work {
+        /// How many requests are worked on at a time.
+        workers: u32,
+        /// How long each takes.
+        time: Duration,
+    },
     /// The request is read and never answered.
     Hang,
     /// The connection is closed without an answer.
@@ -86,6 +95,11 @@ impl Behaviour {
         }
     }
 
+    /// So many workers, each with one request for this long.
+    pub fn workers(workers: u32, time: Duration) -> Self {
+        Self::all(Answer::Work { workers, time })
+    }
+
     /// Requests with one of these marks find their connection closed.
     pub fn broken_path<S: Into<String>>(marks: impl IntoIterator<Item = S>) -> Self {
         let marks = marks.into_iter().map(Into::into).collect();
@@ -103,7 +117,7 @@ impl Behaviour {
 
 /// What [`Behaviour`] understands as text.
 pub const WORDS: &str = "ok, a status such as 503 or 503:2s (with Retry-After), refuse, hang, reset, \
-     slow:500ms, fail:5% or capacity:100";
+     slow:500ms, fail:5%, capacity:100 or workers:40x100ms";
 
 impl FromStr for Behaviour {
     type Err = String;
@@ -122,6 +136,14 @@ impl FromStr for Behaviour {
             ("slow", Some(value)) => Self::all(Answer::Slow(duration(value).ok_or_else(wrong)?)),
             ("fail", Some(value)) => Self::flaky(percent(value).ok_or_else(wrong)?),
             ("capacity", Some(value)) => Self::capacity(value.parse().map_err(|_| wrong())?),
+            ("workers", Some(value)) => {
+                let (workers, time) = value.split_once('x').ok_or_else(wrong)?;
+                let workers = workers.parse().ok().filter(|workers| *workers > 0);
+                Self::workers(
+                    workers.ok_or_else(wrong)?,
+                    duration(time).ok_or_else(wrong)?,
+                )
+            }
             (code, value) => {
                 let code = code.parse().ok().filter(|code| (200..600).contains(code));
                 let retry_after = value.map(|v| duration(v).ok_or_else(wrong)).transpose()?;
@@ -170,6 +192,10 @@ mod tests {
             ),
             ("fail:5%", Behaviour::flaky(0.05)),
             ("capacity:100", Behaviour::capacity(100)),
+            (
+                "workers:40x100ms",
+                Behaviour::workers(40, Duration::from_millis(100)),
+            ),
             ("refuse", Behaviour::all(Answer::Refuse)),
         ];
         for (text, meaning) in cases {
@@ -189,6 +215,8 @@ mod tests {
             "slow:-1s",
             "fail:101%",
             "capacity:x",
+            "workers:0x1s",
+            "workers:4",
             "ok:1",
         ] {
             let error = text.parse::<Behaviour>().expect_err(text);

@@ -16,7 +16,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{Answered, Load, Record, Target};
+use super::{Answered, Caller, Load, Record, Target};
 use crate::backend::MARK;
 
 /// Connections kept for reuse; more than are busy at a time at 1,000 requests
@@ -61,10 +61,10 @@ impl Client {
     }
 
     /// Sends one request and says what became of it.
-    pub(super) async fn send(&self) -> Record {
+    pub(super) async fn send(&self, caller: Option<&Arc<Caller>>) -> Record {
         let at = Instant::now();
-        let answer = tokio::time::timeout(self.timeout, self.exchange(at)).await;
-        let mut record = self.record(at, Answered::TimedOut);
+        let answer = tokio::time::timeout(self.timeout, self.exchange(at, caller)).await;
+        let mut record = self.record(at, caller, Answered::TimedOut);
         match answer {
             Ok(Ok((latency, status, headers))) => {
                 let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
@@ -82,14 +82,14 @@ impl Client {
     }
 
     /// A request that was not sent.
-    pub(super) fn overrun(&self) -> Record {
-        self.record(Instant::now(), Answered::Overrun)
+    pub(super) fn overrun(&self, caller: Option<&Arc<Caller>>) -> Record {
+        self.record(Instant::now(), caller, Answered::Overrun)
     }
 
-    fn record(&self, at: Instant, answered: Answered) -> Record {
-        let target = self.name.clone();
+    fn record(&self, at: Instant, caller: Option<&Arc<Caller>>, answered: Answered) -> Record {
         Record {
-            target,
+            target: self.name.clone(),
+            caller: caller.map(|caller| caller.name.clone()).unwrap_or_default(),
             at,
             latency: at.elapsed(),
             answered,
@@ -98,8 +98,14 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, at: Instant) -> Result<(Duration, u16, HeaderMap), Failed> {
+    async fn exchange(
+        &self,
+        at: Instant,
+        caller: Option<&Arc<Caller>>,
+    ) -> Result<(Duration, u16, HeaderMap), Failed> {
         let mut request = self.request();
+        let fields = caller.iter().flat_map(|caller| caller.fields.iter());
+        request.headers_mut().extend(fields.cloned());
         loop {
             let (mut connection, reused) = match self.take_idle() {
                 Some(idle) => (idle, true),

@@ -47,6 +47,50 @@ impl Target {
     }
 }
 
+/// Who sends requests: a user, or a kind of them.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Named in records.
+    pub name: Arc<str>,
+    /// Its share of the requests, relative to the other callers'.
+    pub weight: f64,
+    /// Header fields of its requests.
+    pub fields: Vec<(http::HeaderName, http::HeaderValue)>,
+}
+
+impl Caller {
+    /// A caller of weight 1 whose requests have this header field.
+    ///
+    /// # Panics
+    /// The field cannot be sent.
+    pub fn new(name: &str, field: &str, value: &str) -> Self {
+        Self {
+            name: name.into(),
+            weight: 1.0,
+            fields: Vec::new(),
+        }
+        .with(field, value)
+    }
+
+    /// Its requests have another header field.
+    ///
+    /// # Panics
+    /// The field cannot be sent.
+    #[must_use]
+    pub fn with(mut self, field: &str, value: &str) -> Self {
+        let name = field.parse().expect("the name of a header field");
+        let value = value.parse().expect("the value of a header field");
+        self.fields.push((name, value));
+        self
+    }
+
+    /// Sends this share of the requests, relative to the other callers'.
+    #[must_use]
+    pub fn weighing(self, weight: f64) -> Self {
+        Self { weight, ..self }
+    }
+}
+
 /// How gaps between requests are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pacing {
@@ -61,6 +105,8 @@ pub enum Pacing {
 pub struct Load {
     /// Where to.
     pub targets: Vec<Target>,
+    /// Who sends, at random by weight; nobody in particular when empty.
+    pub callers: Vec<Caller>,
     /// Requests a second over all targets.
     pub rate: f64,
     /// How they are spaced.
@@ -86,6 +132,7 @@ impl Load {
     pub fn new(targets: Vec<Target>) -> Self {
         Self {
             targets,
+            callers: Vec::new(),
             rate: 200.0,
             pacing: Pacing::Poisson,
             seed: 1,
@@ -196,9 +243,11 @@ async fn send_all(load: Load, records: Arc<Records>, mut stop: watch::Receiver<b
         .collect();
     let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT as usize));
     let mut schedule = Schedule::new(&load);
+    let mut callers = Callers::new(&load);
     let end = Instant::now() + load.duration;
     for _ in 0..load.count.unwrap_or(u64::MAX) {
         let (due, target) = schedule.next();
+        let caller = callers.pick();
         if due >= end {
             break;
         }
@@ -211,14 +260,39 @@ async fn send_all(load: Load, records: Arc<Records>, mut stop: watch::Receiver<b
         let records = records.clone();
         match in_flight.clone().try_acquire_owned() {
             Ok(permit) => drop(tokio::spawn(async move {
-                records.push(client.send().await);
+                records.push(client.send(caller.as_ref()).await);
                 drop(permit);
             })),
-            Err(_) => records.push(client.overrun()),
+            Err(_) => records.push(client.overrun(caller.as_ref())),
         }
     }
     // Every client gives up by itself, so this ends.
     let _ = in_flight.acquire_many(MAX_IN_FLIGHT).await;
+}
+
+/// Who sends the next request.
+struct Callers {
+    callers: Vec<Arc<Caller>>,
+    weights: Vec<f64>,
+    random: Random,
+}
+
+impl Callers {
+    fn new(load: &Load) -> Self {
+        Self {
+            callers: load.callers.iter().cloned().map(Arc::new).collect(),
+            weights: load.callers.iter().map(|caller| caller.weight).collect(),
+            // Not the schedule's: the same callers meet other gaps.
+            random: Random::new(load.seed ^ 0x0CA1_1E25),
+        }
+    }
+
+    fn pick(&mut self) -> Option<Arc<Caller>> {
+        if self.callers.is_empty() {
+            return None;
+        }
+        Some(self.callers[self.random.pick(&self.weights)].clone())
+    }
 }
 
 /// When the next request leaves, and where to.

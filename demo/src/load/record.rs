@@ -10,6 +10,8 @@ use std::{
 pub struct Record {
     /// Whom it was sent to.
     pub target: Arc<str>,
+    /// Who sent it; empty for nobody in particular.
+    pub caller: Arc<str>,
     /// When it was sent.
     pub at: Instant,
     /// From sending to the head of the answer, or to giving up.
