@@ -33,6 +33,7 @@ async fn a_user_gets_one_answer_at_every_gateway() {
         |user: usize| Caller::new(&format!("user-{user}"), "x-user", &format!("user-{user}"));
     let traffic = Load {
         callers: (0..users).map(caller).collect(),
+        pacing: Pacing::Even,
         ..fleet.load("pay", 500.0)
     }
     .start();

@@ -151,7 +151,7 @@ impl Steered {
         if matches!(way.course, Course::Stale { .. }) && before.course != way.course {
             tracing::warn!(%service, "the fleet's plan is stale: regions in their order, within its shares");
         } else if before.course != way.course {
-            tracing::info!(%service, course = ?way.course, "way");
+            tracing::debug!(%service, course = ?way.course, "way");
         }
         let drill = |way: &Way| way.drill.as_ref().map(|drill| drill.id.clone());
         let (was, is) = (drill(before), drill(way));
