@@ -213,7 +213,8 @@ async fn drills_overrides_and_drains_that_make_no_sense_are_refused_and_change_n
         &[
             "override",
             "payments/us-west",
-            "forced-open",
+            "--mode",
+            "open",
             "--for",
             "10m",
             "--reason",

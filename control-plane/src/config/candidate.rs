@@ -11,7 +11,7 @@ use rampmeter_api::v1;
 
 use super::{Applied, ApplyError, Candidate, Fleet, in_words, put_in_force, refresh};
 use crate::{
-    events,
+    events::{self, Caller},
     plane::Plane,
     store::{self, ConfigRecord, PutConfig},
 };
@@ -20,11 +20,12 @@ use crate::{
 const NAMED: usize = 5;
 
 /// Puts a file beside the one in force, in place of the candidate before.
-/// `expected` 0 means beside whatever runs now.
+/// `expected` 0 means beside whatever runs now; `address` is the caller's.
 pub async fn set_candidate(
     plane: &Plane,
     yaml: &str,
     source: &str,
+    address: &str,
     expected: u64,
     validate_only: bool,
 ) -> Result<Applied, ApplyError> {
@@ -51,7 +52,10 @@ pub async fn set_candidate(
             in_words(&changes)
         );
         let kind = v1::EventKind::CandidateSet;
-        let event = events::of_config(plane, kind, summary, source);
+        let event = v1::Event {
+            actor_address: address.to_owned(),
+            ..events::of_config(plane, kind, summary, source)
+        };
         put(plane, &live, Some(Candidate::of(record, config)), event).await?;
     }
     Ok(Applied {
@@ -62,16 +66,20 @@ pub async fn set_candidate(
 }
 
 /// Runs the candidate no longer.
-pub async fn drop_candidate(plane: &Plane, actor: &str, reason: &str) -> Result<(), ApplyError> {
+pub async fn drop_candidate(plane: &Plane, caller: &Caller) -> Result<(), ApplyError> {
     refresh(plane).await?;
     let live = plane.fleet().ok_or(ApplyError::NothingLive)?;
     let candidate = live.candidate.as_ref().ok_or(ApplyError::NoCandidate)?;
+    let Caller { actor, reason, .. } = caller;
     let summary = format!(
         "the candidate from {} was dropped by {actor}: {reason}",
         candidate.source
     );
     let kind = v1::EventKind::CandidateDropped;
-    let event = events::of_config(plane, kind, summary, actor);
+    let event = v1::Event {
+        actor_address: caller.address.clone(),
+        ..events::of_config(plane, kind, summary, actor)
+    };
     put(plane, &live, None, event).await
 }
 

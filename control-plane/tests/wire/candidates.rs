@@ -160,6 +160,11 @@ async fn it_changes_nothing_for_agents_and_ends_when_dropped_or_put_in_force() {
     let dropped = of(EventKind::CandidateDropped).next().expect("an event");
     assert_eq!(dropped.actor, "ana");
     assert!(
+        dropped.actor_address.starts_with("127.0.0.1:"),
+        "{}",
+        dropped.actor_address
+    );
+    assert!(
         dropped.summary.contains("it opens too often"),
         "{}",
         dropped.summary

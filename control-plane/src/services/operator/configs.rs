@@ -44,7 +44,7 @@ pub(super) async fn apply(
     let (yaml, expected) = (&request.yaml, request.expected_revision);
     let (check, address) = (request.validate_only, &caller.address);
     let applied = match request.candidate {
-        true => config::set_candidate(plane, yaml, &source, expected, check).await,
+        true => config::set_candidate(plane, yaml, &source, address, expected, check).await,
         false => config::apply(plane, yaml, &source, address, expected, check).await,
     };
     let applied = applied.map_err(apply_status)?;
@@ -69,7 +69,7 @@ pub(super) async fn drop_candidate(
     let address = fields::address(&request);
     let request = request.into_inner();
     let caller = fields::caller(&request.actor, &request.reason, address)?;
-    let dropped = config::drop_candidate(plane, &caller.actor, &caller.reason).await;
+    let dropped = config::drop_candidate(plane, &caller).await;
     dropped.map_err(apply_status)?;
     fields::audit("DropCandidate", "the candidate", &caller);
     Ok(v1::DropCandidateResponse {})
