@@ -42,8 +42,9 @@ struct Scene {
 }
 
 impl Scene {
-    /// `eastern_share`: what wants us-east, as a share of its capacity.
-    async fn set(eastern_share: f64) -> Self {
+    /// `eastern_share`: what wants us-east, as a share of its capacity. Without callers,
+    /// every request is as important as the next, and shares are exact.
+    async fn set(eastern_share: f64, callers: &[Caller]) -> Self {
         let local = async |name| ScriptedBackend::local(name).await.expect("a free port");
         let (east, west) = (local("us-east").await, local("us-west").await);
         let regions = [("us-east", east.address()), ("us-west", west.address())];
@@ -62,7 +63,7 @@ impl Scene {
             let targets = load.targets.iter().filter(|t| t.name.starts_with(pop));
             Load {
                 targets: targets.cloned().collect(),
-                callers: callers(),
+                callers: callers.to_vec(),
                 pacing: Pacing::Even,
                 seed,
                 ..load
@@ -143,7 +144,7 @@ fn served(records: &[Record], caller: &str) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fits_fails_over_and_the_rest_is_shed_lowest_priority_first() {
     let _alone = alone().await;
-    let scene = Scene::set(0.8).await;
+    let scene = Scene::set(0.8, &callers()).await;
     scene.is_calm().await;
 
     let killed = Instant::now();
@@ -219,7 +220,7 @@ async fn traffic_comes_home_slowly_and_nothing_is_lost_on_the_way() {
     let _alone = alone().await;
     // All of it fits into us-west, so only the failback says how fast it comes home.
     let eastern = 0.4;
-    let scene = Scene::set(eastern).await;
+    let scene = Scene::set(eastern, &[]).await;
     scene.is_calm().await;
     scene.east.behave(Behaviour::all(Answer::Refuse));
     scene.reaches(BreakerState::Open).await;
