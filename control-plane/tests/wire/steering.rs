@@ -289,7 +289,7 @@ async fn in_manual_mode_a_plan_waits_until_that_very_plan_is_approved() {
     };
     for (request, sentence) in [
         (approve(None), "version"),
-        (approve(Some(wrong)), "another plan"),
+        (approve(Some(wrong)), "waits now has version"),
         (
             v1::ApprovePlanRequest {
                 reason: String::new(),
