@@ -48,6 +48,10 @@ pub const HOT: Duration = Duration::from_millis(100);
 /// Nothing is ever looked at more often than this, however many agents report.
 pub const SPACING: Duration = Duration::from_millis(10);
 
+/// A service is looked at along with its backends, but not more often than this:
+/// a backend that fails is looked at with every report.
+const ALONG: Duration = Duration::from_millis(50);
+
 /// How soon the store is tried again after it failed.
 const AWAY: Duration = Duration::from_millis(250);
 
@@ -151,7 +155,7 @@ impl Coordinator {
         self.forget_others_than(&fleet);
         let due = self.due.take(start, ROUND).into_iter();
         let due: BTreeSet<_> = due.collect();
-        let services = self.due_services.take(start, ROUND);
+        let services = self.take_services(&due, start, &fleet);
         if due.is_empty() && services.is_empty() {
             return;
         }
@@ -170,6 +174,26 @@ impl Coordinator {
             }
         }
         self.plane.metrics.decide.observe(start.elapsed());
+    }
+
+    /// Services that are due, and those of backends that are: they cost no further
+    /// call, and from then on fall due together.
+    fn take_services(
+        &mut self,
+        due: &BTreeSet<BackendName>,
+        start: Instant,
+        fleet: &Fleet,
+    ) -> Vec<ServiceName> {
+        let mut taken = self.due_services.take(start, ROUND);
+        for backend in due {
+            let found = fleet.config.services.get_key_value(backend.service());
+            if let Some((name, _)) = found
+                && self.due_services.take_along(name, ALONG, start)
+            {
+                taken.push(name.clone());
+            }
+        }
+        taken
     }
 
     /// What is not configured any more.

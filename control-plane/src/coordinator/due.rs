@@ -72,6 +72,20 @@ impl<Name: Ord + Clone> Due<Name> {
         taken
     }
 
+    /// Takes one that is not due yet along with others, unless it was looked at less
+    /// than `spacing` ago, or is unknown.
+    pub(super) fn take_along(&mut self, name: &Name, spacing: Duration, now: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return false;
+        };
+        if entry.looked.is_some_and(|looked| now < looked + spacing) {
+            return false;
+        }
+        entry.due = None;
+        entry.looked = Some(now);
+        true
+    }
+
     /// Keeps only these: an agent may name any backend in a trial's result.
     pub(super) fn retain(&mut self, keep: impl Fn(&Name) -> bool) {
         self.entries.retain(|name, _| keep(name));
@@ -119,6 +133,19 @@ mod tests {
         due.retain(|n| n.service() == "a");
         assert_eq!(due.entries.len(), 1);
         assert_eq!(due.take(start, 10), [name("a/x")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_along_is_not_looked_at_too_often_nor_again_when_it_was_due() {
+        let mut due = Due::default();
+        let (start, spacing) = (Instant::now(), Duration::from_millis(50));
+        due.at(name("a/x"), start + Duration::from_secs(1));
+        assert!(due.take_along(&name("a/x"), spacing, start));
+        assert_eq!(due.next(), None);
+        let soon = start + Duration::from_millis(49);
+        assert!(!due.take_along(&name("a/x"), spacing, soon));
+        assert!(due.take_along(&name("a/x"), spacing, start + spacing));
+        assert!(!due.take_along(&name("unknown/x"), spacing, start));
     }
 
     #[tokio::test(start_paused = true)]

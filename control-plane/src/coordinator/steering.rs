@@ -28,6 +28,10 @@ use regions::Regions;
 /// hot rate: more than noise does.
 const STEADY: f64 = 0.2;
 
+/// An origin with this share of its demand in its first region is at home: what a
+/// region has too little room for by a hair is noise.
+const HOME: f64 = 0.99;
+
 /// What the coordinator remembers of a service between two looks.
 #[derive(Debug)]
 pub(super) struct OfService {
@@ -211,7 +215,7 @@ impl OfService {
     fn away_from_home(&self) -> bool {
         let plan = self.known.steering.plan.iter();
         let mut origins = plan.flat_map(|plan| plan.origins.values());
-        let home = |origin: &OriginPlan| origin.shares.first().is_none_or(|share| *share >= 1.0);
+        let home = |origin: &OriginPlan| origin.shares.first().is_none_or(|share| *share >= HOME);
         origins.any(|origin| origin.demand > 0.0 && !home(origin))
     }
 }

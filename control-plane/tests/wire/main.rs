@@ -4,6 +4,7 @@
 mod agents;
 mod candidates;
 mod configs;
+mod drains;
 mod harness;
 mod loops;
 mod operators;

@@ -12,17 +12,22 @@ use tonic::Code;
 
 use crate::harness::{Agent, EAST, FLEET, Replica, Switched, eventually, hello};
 
-struct Pair {
-    one: Replica,
-    two: Replica,
+pub(crate) struct Pair {
+    pub(crate) one: Replica,
+    pub(crate) two: Replica,
     _dir: tempfile::TempDir,
 }
 
 async fn pair() -> Pair {
+    pair_of(FLEET).await
+}
+
+/// Two replicas on one store.
+pub(crate) async fn pair_of(yaml: &str) -> Pair {
     let store = MemoryStore::new(ReplicaId::new("one"));
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("fleet.yaml");
-    std::fs::write(&file, FLEET).expect("a file");
+    std::fs::write(&file, yaml).expect("a file");
     let two = store.join(ReplicaId::new("two"));
     Pair {
         one: Replica::start("one", Arc::new(store), Some(&file)).await,

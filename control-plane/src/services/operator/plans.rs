@@ -76,7 +76,7 @@ fn nothing(service: &ServiceName) -> Status {
 
 fn another(service: &ServiceName, version: Version) -> Status {
     let message = format!(
-        "another plan of {service} waits now, with version {}.{}: read it with GetService, and \
+        "the plan of {service} that waits now has version {}.{}: read it with GetService, and \
          approve that one",
         version.epoch, version.revision
     );
