@@ -168,15 +168,17 @@ fn trusted(pop: &PopView, suspects: &[Suspect], from: Timestamp) -> Counts {
     counts
 }
 
-/// Whether overloads are seen without the witness that saw most; one that is the
-/// only witness is believed.
+/// Whether overloads are seen without the witness that saw most. One that is the
+/// only witness, and was for a while, is believed.
 fn confirmed(view: &FleetView, metered: &Window, since: Timestamp, now: Timestamp) -> bool {
     let active = |pop: &&PopView| pop.total.total_since(now - LONGEST).requests > 0;
     let pops: Vec<&PopView> = view.pops.iter().filter(active).collect();
+    let lately = now - CONFIRMED_WITHIN;
     if without_worst(&pops, now - LONGEST).requests == 0 {
-        return true;
+        let all = |from| pops.iter().map(move |pop| pop.total.total_since(from));
+        return all(now - LONGEST).ne(all(lately));
     }
-    let from = since.max(now - CONFIRMED_WITHIN);
+    let from = since.max(lately);
     let rest = without_worst(&pops, from);
     let limited = metered.total_since(from).overloads;
     let overloads = rest.overloads.saturating_add(limited);
@@ -260,15 +262,20 @@ fn admission_after(held: Option<Throttle>, load: &Load, now: Timestamp) -> f64 {
 /// known, however unevenly shed keys or a mix of late spread the requests.
 fn target(held: Option<Throttle>, load: &Load, now: Timestamp) -> f64 {
     let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
+    // What one witness alone is refused is its own affair.
+    let accepted = match load.confirmed {
+        true => load.accepted,
+        false => load.tried,
+    };
     let unchanged = held.map(|held| (now.since(held.changed), held.admission));
-    let metered = MARGIN * share(load.accepted, load.wanted);
+    let metered = MARGIN * share(accepted, load.wanted);
     match unchanged {
         _ if load.wanted == 0 => 1.0,
-        Some((since, admission)) if load.tried == load.accepted && since >= SHORTEST => {
+        Some((since, admission)) if load.tried == accepted && since >= SHORTEST => {
             metered.max(MARGIN * admission)
         }
         Some((since, admission)) if since >= load.span + LAG => {
-            MARGIN * share(load.accepted, load.tried) * admission
+            MARGIN * share(accepted, load.tried) * admission
         }
         _ => metered,
     }

@@ -13,3 +13,4 @@ mod quotas;
 mod readers;
 mod replicas;
 mod steering;
+mod throttle;
