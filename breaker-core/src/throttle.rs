@@ -43,14 +43,15 @@ const RISE: f64 = 0.1;
 /// takes less of what it is sent than a tenth is opened instead.
 pub const FLOOR: f64 = 0.05;
 
-/// Changes smaller than this are not worth a commit that every agent hears of.
+/// Changes smaller than this, and than a twentieth, are not worth a commit that
+/// every agent hears of.
 const STEP: f64 = 0.01;
 
 /// Commits are no closer than this.
 pub(crate) const SPACING: Duration = Duration::from_millis(200);
 
-/// Admission that moved by this much is worth telling people.
-const TOLD_STEP: f64 = 0.1;
+/// Admission that moved by this much, or by half, is worth telling people.
+const TOLD_STEP: f64 = 0.2;
 
 /// From a change until what is counted shows it: agents hear of it within a few
 /// milliseconds, and report ten times a second.
@@ -72,6 +73,10 @@ const MIN_OVERLOADS: u64 = 5;
 /// Share of the requests that must be overloads also without the witness that
 /// saw most: one broken path meters nobody else.
 const CONFIRMED: f64 = 0.02;
+
+/// Over this long: gateways that saw successes alone report once a second, so over
+/// less they may be missing.
+const CONFIRMED_WITHIN: Duration = Duration::from_millis(2500);
 
 /// What a backend was asked for and took, by all gateways together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -115,17 +120,17 @@ impl Load {
         };
         let mut loads = (1..=seconds).map(|n| (n, load(n)));
         let found = loads.find(|(n, load)| load.wanted >= VOLUME || *n == seconds);
-        found.map(|(_, load)| load).unwrap_or_default()
+        Self {
+            confirmed: confirmed(view, metered, since, now),
+            ..found.map(|(_, load)| load).unwrap_or_default()
+        }
     }
 
     fn since(view: &FleetView, metered: &Window, suspects: &[Suspect], from: Timestamp) -> Self {
-        let pops: Vec<Counts> = view
-            .pops
-            .iter()
-            .map(|pop| trusted(pop, suspects, from))
-            .collect();
         let mut sent = Counts::default();
-        pops.iter().for_each(|counts| sent += *counts);
+        for pop in &view.pops {
+            sent += trusted(pop, suspects, from);
+        }
         let refused = metered.total_since(from);
         let limited = refused.overloads.min(refused.requests);
         let tried = sent.requests.saturating_add(limited);
@@ -133,7 +138,6 @@ impl Load {
             wanted: sent.requests.saturating_add(refused.requests),
             tried,
             accepted: sent.requests.saturating_sub(sent.overloads),
-            confirmed: confirmed(view, &pops, limited, from),
             ..Self::default()
         }
     }
@@ -164,28 +168,39 @@ fn trusted(pop: &PopView, suspects: &[Suspect], from: Timestamp) -> Counts {
     counts
 }
 
-/// Whether overloads are seen without the witness that saw most: of several POPs
-/// the worst, else the worst agent. A witness that is the only one is believed.
-fn confirmed(view: &FleetView, pops: &[Counts], limited: u64, from: Timestamp) -> bool {
-    let active = || pops.iter().zip(&view.pops).filter(|(c, _)| c.requests > 0);
-    let mut rest = Counts::default();
-    active().for_each(|(counts, _)| rest += *counts);
-    let all = rest;
-    let Some((worst, pop)) = active().max_by_key(|(counts, _)| counts.overloads) else {
-        return limited > 0;
+/// Whether overloads are seen without the witness that saw most. One that is the
+/// only witness, and was for a while, is believed.
+fn confirmed(view: &FleetView, metered: &Window, since: Timestamp, now: Timestamp) -> bool {
+    let active = |pop: &&PopView| pop.total.total_since(now - LONGEST).requests > 0;
+    let pops: Vec<&PopView> = view.pops.iter().filter(active).collect();
+    let lately = now - CONFIRMED_WITHIN;
+    if without_worst(&pops, now - LONGEST).requests == 0 {
+        let all = |from| pops.iter().map(move |pop| pop.total.total_since(from));
+        return all(now - LONGEST).ne(all(lately));
+    }
+    let from = since.max(lately);
+    let rest = without_worst(&pops, from);
+    let limited = metered.total_since(from).overloads;
+    let overloads = rest.overloads.saturating_add(limited);
+    let tried = rest.requests.saturating_add(limited);
+    overloads > 0 && overloads as f64 >= CONFIRMED * tried as f64
+}
+
+/// What was seen without the worst of several POPs, or the worst agent of one.
+fn without_worst(pops: &[&PopView], from: Timestamp) -> Counts {
+    let seen: Vec<Counts> = pops.iter().map(|p| p.total.total_since(from)).collect();
+    let agents = |pop: &&PopView| -> Vec<Counts> {
+        let windows = pop.worst.iter().map(|w| w.window.total_since(from));
+        windows.collect()
     };
-    if active().count() > 1 {
-        rest = rest.saturating_sub(*worst);
-    } else {
-        let seen = pop.worst.iter().map(|w| w.window.total_since(from));
-        let worst = seen.max_by_key(|counts| counts.overloads);
-        rest = rest.saturating_sub(worst.unwrap_or_default());
-    }
-    if rest.requests == 0 {
-        rest = all;
-    }
-    let overloads = rest.overloads.saturating_add(limited) as f64;
-    overloads >= CONFIRMED * rest.requests.saturating_add(limited) as f64
+    let worst = match pops {
+        [only] => agents(only),
+        _ => seen.clone(),
+    };
+    let worst = worst.into_iter().max_by_key(|counts| counts.overloads);
+    let mut rest = Counts::default();
+    seen.iter().for_each(|counts| rest += *counts);
+    rest.saturating_sub(worst.unwrap_or_default())
 }
 
 /// The throttle that follows from `load`; as it was, if nothing worth a commit
@@ -197,7 +212,7 @@ pub(crate) fn next(held: Option<Throttle>, load: &Load, now: Timestamp) -> Optio
     let admission = held.map_or(1.0, |held| held.admission);
     let next = admission_after(held, load, now);
     let ends = next >= 1.0;
-    let moved = (next - admission).abs() >= STEP;
+    let moved = (next - admission).abs() >= STEP.min(admission / 20.0);
     match held {
         None if ends || !moved => None,
         None => Some(Throttle {
@@ -211,7 +226,7 @@ pub(crate) fn next(held: Option<Throttle>, load: &Load, now: Timestamp) -> Optio
         Some(held) => Some(Throttle {
             admission: next,
             changed: now,
-            told: if (next - held.told).abs() >= TOLD_STEP {
+            told: if worth_telling(held.told, next) {
                 next
             } else {
                 held.told
@@ -219,6 +234,11 @@ pub(crate) fn next(held: Option<Throttle>, load: &Load, now: Timestamp) -> Optio
             ..held
         }),
     }
+}
+
+fn worth_telling(told: f64, next: f64) -> bool {
+    let (low, high) = (told.min(next), told.max(next));
+    high - low >= TOLD_STEP || low <= high / 2.0
 }
 
 fn admission_after(held: Option<Throttle>, load: &Load, now: Timestamp) -> f64 {
@@ -233,7 +253,7 @@ fn admission_after(held: Option<Throttle>, load: &Load, now: Timestamp) -> f64 {
         };
     }
     let since = held.map_or(Duration::MAX, |held| now.since(held.changed));
-    let rise = RISE * since.min(Duration::from_secs(1)).as_secs_f64();
+    let rise = RISE * since.min(SPACING * 2).as_secs_f64();
     target.min(admission + rise).min(1.0)
 }
 
@@ -242,15 +262,20 @@ fn admission_after(held: Option<Throttle>, load: &Load, now: Timestamp) -> f64 {
 /// known, however unevenly shed keys or a mix of late spread the requests.
 fn target(held: Option<Throttle>, load: &Load, now: Timestamp) -> f64 {
     let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
+    // What one witness alone is refused is its own affair.
+    let accepted = match load.confirmed {
+        true => load.accepted,
+        false => load.tried,
+    };
     let unchanged = held.map(|held| (now.since(held.changed), held.admission));
-    let metered = MARGIN * share(load.accepted, load.wanted);
+    let metered = MARGIN * share(accepted, load.wanted);
     match unchanged {
         _ if load.wanted == 0 => 1.0,
-        Some((since, admission)) if load.tried == load.accepted && since >= SHORTEST => {
+        Some((since, admission)) if load.tried == accepted && since >= SHORTEST => {
             metered.max(MARGIN * admission)
         }
         Some((since, admission)) if since >= load.span + LAG => {
-            MARGIN * share(load.accepted, load.tried) * admission
+            MARGIN * share(accepted, load.tried) * admission
         }
         _ => metered,
     }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use breaker_core::{
-    AgentId, Breaker, BreakerPolicy, Circuit, Counts, FleetView, Mode, PopId, PopView, Timestamp,
-    TrialLease, Verdict, Window,
+    AgentId, Breaker, BreakerPolicy, ByPriority, Circuit, Counts, FleetView, Load, Mode, PopId,
+    PopView, Timestamp, TrialLease, Verdict, Window,
     breaker::{Happening, Input, Override, StateName, TrialCandidate, TrialOutcome, choose_trial},
     vantage::judge,
 };
@@ -28,6 +28,8 @@ enum Weather {
 enum Act {
     Wait(u64),
     Tick(Weather, bool),
+    /// From now on so much of a demand of hundreds is refused as overload.
+    Overload(f64),
     Grant(usize),
     Trial(usize, TrialOutcome),
     Override(Mode, u64),
@@ -56,6 +58,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         4 => prop_oneof![0..300_u64, 0..10_000_u64].prop_map(Act::Wait),
         5 => (weather, prop::bool::weighted(0.9)).prop_map(|(weather, may)| Act::Tick(weather, may)),
+        2 => prop_oneof![Just(0.0), 0.0..=1.0].prop_map(Act::Overload),
         4 => (0..9_usize).prop_map(Act::Grant),
         4 => (0..4_usize, outcome).prop_map(|(back, outcome)| Act::Trial(back, outcome)),
         1 => (mode, 0..20_000_u64).prop_map(|(mode, ms)| Act::Override(mode, ms)),
@@ -139,6 +142,7 @@ struct World {
     out: Vec<TrialLease>,
     granted: u64,
     wake_at: Option<Timestamp>,
+    overload: f64,
 }
 
 impl World {
@@ -151,6 +155,21 @@ impl World {
             out: Vec::new(),
             granted: 0,
             wake_at: None,
+            overload: 0.0,
+        }
+    }
+
+    /// As it comes of what the breaker lets through.
+    fn load(&self) -> Load {
+        let passing = self.breaker.admission(&self.policy, None, self.now);
+        let tried = (400.0 * passing) as u64;
+        Load {
+            directed: ByPriority([10.0, 20.0, 300.0, 70.0]),
+            span: Duration::from_secs(1),
+            wanted: 400,
+            tried,
+            accepted: (tried as f64 * (1.0 - self.overload)) as u64,
+            confirmed: true,
         }
     }
 
@@ -158,6 +177,7 @@ impl World {
         match act {
             Act::Wait(ms) => self.now = self.now + Duration::from_millis(*ms),
             Act::Tick(weather, may_open) => self.tick(*weather, *may_open),
+            Act::Overload(share) => self.overload = *share,
             Act::Grant(at) => self.grant(*at),
             Act::Trial(back, outcome) => {
                 if let Some(lease) = self.out.iter().rev().nth(*back).cloned() {
@@ -177,12 +197,13 @@ impl World {
 
     fn tick(&mut self, weather: Weather, may_open: bool) {
         let verdict = verdict(weather, &self.breaker, &self.policy, self.now);
+        let load = self.load();
         let tick = || Input::Tick {
             verdict: &verdict,
             retry_after: None,
             jitter: 0.3,
             may_open,
-            load: None,
+            load: Some(&load),
         };
         self.step(tick());
         let again = self.breaker.step(tick(), &self.policy, self.now);
@@ -267,6 +288,10 @@ impl World {
                 "HALF_OPEN lets {admission} through"
             );
         }
+        if let Some(throttle) = breaker.throttle {
+            let share = throttle.admission;
+            assert!(share > 0.0 && share < 1.0, "{throttle:?}");
+        }
         let fleet_open = breaker.fleet.state() == StateName::Open;
         assert!(
             !fleet_open || breaker.pops.is_empty(),
@@ -283,6 +308,7 @@ impl World {
     /// admission: within how long?
     fn heals_within(&mut self, limit: Duration) {
         let start = self.now;
+        self.overload = 0.0;
         loop {
             self.tick(Weather::Calm, true);
             self.grant(0);

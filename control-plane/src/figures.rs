@@ -2,6 +2,7 @@
 //! evidence is judged by, and the figures that people read.
 
 mod intake;
+mod load;
 pub mod probes;
 pub mod quotas;
 mod rates;
@@ -14,8 +15,8 @@ use std::{
 };
 
 use breaker_core::{
-    AgentId, BackendName, BreakerPolicy, ByPriority, Counts, FleetView, PopId, PopView, Timestamp,
-    Window, breaker::TrialCandidate, evidence::Baseline, window::slot_start,
+    AgentId, BackendName, BreakerPolicy, FleetView, PopId, PopView, Timestamp, Window,
+    breaker::TrialCandidate, evidence::Baseline,
 };
 use rampmeter_api::convert::histogram::Buckets;
 
@@ -151,46 +152,11 @@ impl OfBackend {
             in_flight: self.agents.values().map(|a| a.in_flight).sum(),
             latency: self.latency(),
             candidates,
-            directed: self.directed(now, demand.directed),
+            directed: self.directed(now),
             accepted: self.accepted(now),
             metered: self.metered(),
             ..ReplicaView::default()
         }
-    }
-
-    /// Demand a second. The ring holds whole seconds, the last of them not over.
-    fn directed(&self, now: Timestamp, counted: ByPriority) -> ByPriority {
-        let covered = SPAN.as_secs_f64() - 1.0 + (now.as_millis() % 1000) as f64 / 1000.0;
-        ByPriority(counted.0.map(|count| count / covered))
-    }
-
-    fn accepted(&self, now: Timestamp) -> f64 {
-        let mut sum = Counts::default();
-        for agent in self.agents.values() {
-            sum += agent.window.total_since(now - SPAN);
-        }
-        sum.requests.saturating_sub(sum.overloads) as f64 / SPAN.as_secs_f64()
-    }
-
-    /// Of several agents, the one that its own limit stops most says nothing about
-    /// the backend by that.
-    fn metered(&self) -> Window {
-        let limited = |agent: &OfAgent| {
-            let all = agent.metered.total_since(Timestamp::default());
-            all.overloads
-        };
-        let busiest = self.agents.values().map(limited).max().unwrap_or_default();
-        let mut busiest = (busiest > 0 && self.agents.len() > 1).then_some(busiest);
-        let mut sum = Window::default();
-        for agent in self.agents.values() {
-            if busiest == Some(limited(agent)) {
-                busiest = None;
-                sum.merge(&without_overloads(&agent.metered));
-            } else {
-                sum.merge(&agent.metered);
-            }
-        }
-        sum
     }
 
     fn by_pop(&self) -> BTreeMap<&PopId, Vec<(&AgentId, &Window)>> {
@@ -237,19 +203,6 @@ impl OfBackend {
         wanting.sort_by(|a, b| b.demand.total_cmp(&a.demand));
         wanting
     }
-}
-
-fn without_overloads(window: &Window) -> Window {
-    let mut left = Window::default();
-    for (slot, counts) in window.slots() {
-        let requests = counts.requests.saturating_sub(counts.overloads);
-        let counts = Counts {
-            requests,
-            ..Counts::default()
-        };
-        left.record(slot_start(slot), counts);
-    }
-    left
 }
 
 fn per_second_milli(count: u64) -> u64 {

@@ -3,15 +3,13 @@
 
 use std::time::Duration;
 
-use breaker_core::{
-    AgentId, BackendName, ByPriority, Counts, PopId, Priority, Timestamp, Window, window::SLOT,
-};
+use breaker_core::{AgentId, BackendName, Counts, PopId, Timestamp, Window, window::SLOT};
 use rampmeter_api::{
-    convert::{duration_up_to, histogram, steering::from_by_priority},
+    convert::{duration_up_to, histogram},
     v1,
 };
 
-use super::{Figures, OfAgent, OfBackend, Rates, SPAN, rates::Demand, seconds};
+use super::{Figures, OfAgent, OfBackend, Rates, SPAN, load::directed, rates::Demand, seconds};
 
 /// Most requests of one agent for one backend in one slot: a million a second.
 pub(super) const SLOT_LIMIT: u32 = 1_000_000 / 50;
@@ -165,41 +163,11 @@ impl OfBackend {
 
 impl OfAgent {
     /// What the agent may still claim: [`BUDGET`] over [`SPAN`].
-    fn left(&mut self, now: Timestamp) -> u32 {
+    pub(super) fn left(&mut self, now: Timestamp) -> u32 {
         let (left, at) = self.budget;
         let earned = now.since(at).as_millis() as u64 * BUDGET / SPAN.as_millis() as u64;
         self.budget = (left.saturating_add(earned).min(BUDGET), now);
         u32::try_from(self.budget.0).unwrap_or(u32::MAX)
-    }
-
-    /// What the throttle, the ramp and the agent's own limit refused: as of now,
-    /// reports are ten a second where any of them acts.
-    fn record_metered(&mut self, wire: &v1::BackendReport, now: Timestamp, cut: &mut Noted) {
-        let refused = wire.rejections.unwrap_or_default();
-        let said = [refused.throttle, refused.ramp, refused.limit];
-        let mut left = wire.demand.min(u64::from(self.left(now)));
-        let kept = said.map(|count| {
-            let kept = count.min(left);
-            left -= kept;
-            kept
-        });
-        if kept != said {
-            cut.note(|| {
-                format!(
-                    "{}: refused by throttle, ramp and limit {said:?} cut to {kept:?}",
-                    wire.backend
-                )
-            });
-        }
-        let [throttle, ramp, limit] = kept;
-        let requests = throttle + ramp + limit;
-        self.budget.0 -= requests;
-        let counts = Counts {
-            requests,
-            overloads: limit,
-            ..Counts::default()
-        };
-        self.metered.record(now, counts);
     }
 
     fn record_slots(&mut self, wire: &v1::BackendReport, now: Timestamp, cut: &mut Noted) -> bool {
@@ -232,28 +200,6 @@ impl OfAgent {
             self.window.record(at, counts);
         }
         trouble
-    }
-}
-
-/// `demand` by priority. Agents of an older version do not tell it apart.
-fn directed(wire: &v1::BackendReport, wanted: u64, cut: &mut Noted) -> ByPriority {
-    let Some(sent) = &wire.directed else {
-        let mut all = ByPriority::default();
-        all[Priority::Normal] = wanted as f64;
-        return all;
-    };
-    match from_by_priority("directed", sent) {
-        // As doubles, sums of whole numbers are a little off.
-        Ok(directed) if directed.total() <= wanted as f64 * 1.001 => directed,
-        Ok(directed) => {
-            let total = directed.total();
-            cut.note(|| format!("{}: {total} directed of a demand of {wanted}", wire.backend));
-            ByPriority(directed.0.map(|rate| rate / total * wanted as f64))
-        }
-        Err(error) => {
-            cut.note(|| format!("{}: {error}", wire.backend));
-            ByPriority::default()
-        }
     }
 }
 

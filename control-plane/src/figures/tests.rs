@@ -185,3 +185,112 @@ fn the_longest_retry_after_of_late_counts_up_to_its_cap() {
     let held = view(&figures, NOW).expect("activity").max_retry_after;
     assert_eq!(held, Some(Duration::from_secs(300)));
 }
+
+fn rejections(throttle: u64, ramp: u64, limit: u64) -> Option<v1::Rejections> {
+    Some(v1::Rejections {
+        throttle,
+        ramp,
+        limit,
+        open: 7,
+        ..v1::Rejections::default()
+    })
+}
+
+#[test]
+fn demand_by_priority_is_told_per_second_and_an_old_agents_is_normal() {
+    let figures = Figures::default();
+    let directed = v1::ByPriority {
+        critical: 90.0,
+        low: 10.0,
+        ..v1::ByPriority::default()
+    };
+    let wire = v1::BackendReport {
+        demand: 100,
+        directed: Some(directed),
+        ..report(Vec::new())
+    };
+    record(&figures, "new", wire, NOW);
+    let old = v1::BackendReport {
+        demand: 50,
+        ..report(Vec::new())
+    };
+    let intake = record(&figures, "old", old, NOW);
+    assert_eq!(intake.cut.count, 0);
+    // At a full second the ring holds nine seconds and nothing of the tenth.
+    let told = view(&figures, NOW).expect("activity").directed;
+    assert_eq!(told.0.map(|rate| rate * 9.0), [90.0, 0.0, 50.0, 10.0]);
+}
+
+#[test]
+fn what_was_taken_is_what_completed_without_overload() {
+    let figures = Figures::default();
+    let overloaded = v1::Slot {
+        overloads: 40,
+        ..slot(0, 100, 10)
+    };
+    record(&figures, "a", report(vec![overloaded]), NOW);
+    assert_eq!(view(&figures, NOW).expect("activity").accepted, 6.0);
+}
+
+#[test]
+fn only_what_the_throttle_the_ramp_and_limits_refused_is_metered() {
+    let figures = Figures::default();
+    for (agent, limit) in [("a", 4), ("b", 9)] {
+        let wire = v1::BackendReport {
+            demand: 100,
+            rejections: rejections(20, 10, limit),
+            ..report(Vec::new())
+        };
+        let intake = record(&figures, agent, wire, NOW);
+        assert_eq!(intake.cut.count, 0);
+    }
+    let metered = view(&figures, NOW).expect("activity").metered;
+    let total = metered.total_since(Timestamp::default());
+    assert_eq!(
+        (total.requests, total.overloads),
+        (64, 4),
+        "and no limit of the busiest agent"
+    );
+}
+
+#[test]
+fn absurd_claims_of_demand_and_refusals_are_cut() {
+    let figures = Figures::default();
+    let many = v1::ByPriority {
+        critical: 3e18,
+        high: 1e18,
+        ..v1::ByPriority::default()
+    };
+    let negative = v1::ByPriority {
+        low: -1.0,
+        ..v1::ByPriority::default()
+    };
+    for directed in [many, negative] {
+        let wire = v1::BackendReport {
+            demand: 100,
+            directed: Some(directed),
+            rejections: rejections(u64::MAX, u64::MAX, u64::MAX),
+            ..report(Vec::new())
+        };
+        let intake = record(&figures, "a", wire, NOW);
+        assert!(intake.cut.count >= 2, "{intake:?}");
+    }
+    let view = view(&figures, NOW).expect("activity");
+    assert_eq!(
+        view.directed.0.map(|r| (r * 9.0).round()),
+        [75.0, 25.0, 0.0, 0.0]
+    );
+    let metered = view.metered.total_since(Timestamp::default());
+    assert_eq!(metered.requests, 200, "no more than was wanted");
+    for _ in 0..10 {
+        let wire = v1::BackendReport {
+            demand: u64::MAX,
+            rejections: rejections(u64::MAX, 0, 0),
+            ..report(Vec::new())
+        };
+        record(&figures, "a", wire, NOW);
+    }
+    let view = self::view(&figures, NOW).expect("activity");
+    let metered = view.metered.total_since(Timestamp::default());
+    assert!(metered.requests <= BUDGET, "{}", metered.requests);
+}

@@ -14,3 +14,4 @@ mod quotas;
 mod readers;
 mod replicas;
 mod steering;
+mod throttle;
