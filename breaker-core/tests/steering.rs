@@ -5,7 +5,7 @@ mod steer;
 use std::{collections::BTreeMap, time::Duration};
 
 use breaker_core::{
-    BackendName, Priority, Timestamp,
+    BackendName, ByPriority, Priority, Timestamp,
     steering::{
         Callers, Drain, Drill, DrillObservation, DrillReport, DrillState, FailoverMode, Fault,
         Guard, SteeringInput,
@@ -188,6 +188,36 @@ fn the_mix_is_committed_when_it_moved() {
     service.seen.demand.insert(order("a b"), demand);
     assert!(service.tick(at(2000)));
     assert!(service.steering.mix.shares()[Priority::Low] > 0.09);
+    // Each origin has its own, and keeps it when its demand ends.
+    let mix = |service: &Service| {
+        let plan = service.steering.plan.as_ref().expect("a plan");
+        plan.origins[&order("a b")].mix.shares()[Priority::Low]
+    };
+    assert!(mix(&service) > 0.09);
+    service.seen.demand.insert(order("a b"), normal(0.0));
+    service.tick(at(3000));
+    assert!(mix(&service) > 0.09);
+}
+
+#[test]
+fn in_mode_manual_who_gave_way_comes_back_without_asking() {
+    let mut service = pair().manual();
+    let mut critical = ByPriority::default();
+    critical[Priority::Critical] = 3200.0;
+    service.seen.demand.insert(order("a b"), critical);
+    service.seen.demand.insert(order("b a"), normal(3200.0));
+    service.tick(at(0));
+    service.set("a", dead());
+    service.tick(at(1000));
+    service.act(SteeringInput::Approve, at(2000));
+    service.tick(at(3000));
+    assert_eq!(
+        service.in_force(),
+        ["a b: 0.000 1.000", "b a: 0.000 0.000, shed 1.000"]
+    );
+    service.seen.demand.insert(order("a b"), normal(0.0));
+    service.run(4000, 8000);
+    assert_eq!(service.in_force()[1], "b a: 1.000 0.000");
 }
 
 #[test]
