@@ -85,6 +85,7 @@ fn plan(control: &mut Control) {
                 region_order: vec!["us-east".to_owned()],
                 regions: vec![share],
                 demand_per_second: 100.0,
+                mix: None,
             }],
             ..v1::ServiceDecision::default()
         }],

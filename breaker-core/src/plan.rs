@@ -4,8 +4,11 @@
 //! A waterfall: each origin's demand goes to its first region as far as that has
 //! room, what is left to the second, and so on; origins that meet in a region
 //! share its room in proportion to what they have left. What fits nowhere is
-//! shed. Room is `target utilization · admission · capacity`.
+//! shed, lowest priority first, also across origins: see [`priorities`].
 //!
+//! * Others may fill a region to `target utilization · admission · capacity`; its
+//!   own clients to the whole of `admission · capacity`, since moving or shedding
+//!   them on a calm day would help nobody.
 //! * Away from a region that fails, at once. Back towards home, a part of the
 //!   demand a second, and only into regions that are calm. The admission of a
 //!   ramp is one bound and this another; the tighter one holds.
@@ -13,10 +16,12 @@
 //!   is room.
 //! * A learned capacity limits what other origins bring, not a region's own
 //!   clients, since it was learned from them: growth is no reason to shed.
-//! * Demand is held: see [`held`]. So a plan does not follow noise.
+//! * Demand and its mix are held: see [`held`] and [`followed`]. So a plan does
+//!   not follow noise.
 
 mod change;
 mod headroom;
+mod priorities;
 mod waterfall;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -24,7 +29,11 @@ use std::{collections::BTreeMap, time::Duration};
 pub use change::Change;
 pub(crate) use waterfall::{Bounds, work_out};
 
-use crate::{ids::RegionName, time::Timestamp};
+use crate::{
+    ids::RegionName,
+    shed::{ByPriority, Mix, Priority},
+    time::Timestamp,
+};
 
 /// Demand counts once it is above the planned one by more than this share: what
 /// a survivor may be overfilled by. Small, since it adds to what chance does.
@@ -36,6 +45,16 @@ const FALL: f64 = 0.8;
 
 /// Demand that fell less counts once the plan has been in force for so long.
 const HOLD: Duration = Duration::from_secs(60);
+
+/// By how much a priority's share of a demand must move for the mix to count.
+const MIX_MOVES: f64 = 0.05;
+
+/// By how much, as long as requests are shed by it.
+const MIX_MOVES_SHEDDING: f64 = 0.02;
+
+/// Seconds of demand that a mix is taken from, about: the mix of few requests is
+/// chance.
+const MIX_SECONDS: f64 = 10.0;
 
 /// Plans that follow a ramp or a failback are no closer than this: each is a
 /// commit that every agent hears of.
@@ -67,6 +86,9 @@ pub struct Plan {
 pub struct OriginPlan {
     /// Requests a second it wanted.
     pub demand: f64,
+    /// Their mix of priorities: what tells which of them a share is. The nearest
+    /// region gets the most important, and the least important are shed.
+    pub mix: Mix,
     /// Share of its demand for each region, 0 to 1; what they lack to 1 is shed.
     pub shares: Vec<f64>,
     /// Further share of its demand that would fit there, 0 to 1.
@@ -95,8 +117,8 @@ pub struct PlanInput {
     pub regions: BTreeMap<RegionName, RegionInput>,
     /// Demand in requests a second, by region order. Orders hold regions of the
     /// service only.
-    pub origins: BTreeMap<RegionOrder, f64>,
-    /// Share of a region's capacity to fill, (0, 1].
+    pub origins: BTreeMap<RegionOrder, ByPriority>,
+    /// Share of a region's capacity to fill with what others bring, (0, 1].
     pub target_utilization: f64,
     /// Share of an origin's demand that moves back home each second, (0, 1].
     pub failback_per_second: f64,
@@ -142,6 +164,23 @@ fn held(planned: f64, demand: f64, age: Duration) -> f64 {
     let fallen = demand < planned * FALL;
     match risen || fallen || age >= HOLD {
         true => demand,
+        false => planned,
+    }
+}
+
+/// The mix to plan for: the planned one as long as the real one is about it.
+pub(crate) fn followed(planned: Mix, demand: ByPriority, sheds: bool) -> Mix {
+    let total = demand.total();
+    if !(total > 0.0 && total.is_finite()) {
+        return planned;
+    }
+    let (old, new) = (planned.shares(), Mix::of(demand).shares());
+    let moves = |priority: Priority| (new[priority] - old[priority]).abs();
+    let most = Priority::ALL.map(moves).into_iter().fold(0.0, f64::max);
+    let bar = if sheds { MIX_MOVES_SHEDDING } else { MIX_MOVES };
+    let chance = 1.0 / (total * MIX_SECONDS).sqrt();
+    match most > bar.max(chance) {
+        true => Mix::of(demand),
         false => planned,
     }
 }
@@ -229,6 +268,27 @@ impl RegionFigures {
     /// It takes requests at all.
     pub const fn takes(&self) -> bool {
         self.admission > 0.0 && !self.drained
+    }
+
+    /// Requests a second that others may fill it to, and that it may get at all
+    /// when its own clients want `home`: what these want beyond the target, but
+    /// not beyond a capacity that is configured.
+    fn limits(&self, target_utilization: f64, home: f64) -> (f64, f64) {
+        let own = self.admission * home;
+        match self.capacity {
+            _ if !self.takes() => (0.0, 0.0),
+            None => (f64::INFINITY, f64::INFINITY),
+            Some(capacity) => {
+                let whole = self.admission * capacity;
+                let target = target_utilization * whole;
+                let own = if self.configured {
+                    home.min(whole)
+                } else {
+                    own
+                };
+                (target, target.max(own))
+            }
+        }
     }
 }
 

@@ -40,7 +40,7 @@ pub struct Steering {
     pub drains: BTreeMap<RegionName, Drain>,
     /// The drill that runs, or the last one.
     pub drill: Option<Drill>,
-    /// The demand's mix of priorities.
+    /// The whole demand's mix of priorities: for agents whose origin has no plan.
     pub mix: Mix,
     /// Learned capacities, requests a second.
     pub learned: BTreeMap<RegionName, f64>,
@@ -159,7 +159,7 @@ pub struct DrillReport {
 pub struct SteeringSettings {
     /// Who puts plans in force.
     pub mode: FailoverMode,
-    /// Share of a region's capacity to fill, (0, 1].
+    /// Share of a region's capacity to fill with what others bring, (0, 1].
     pub target_utilization: f64,
     /// Share of an origin's demand that moves back home each second, (0, 1].
     pub failback_per_second: f64,

@@ -5,125 +5,17 @@ mod steer;
 use std::{collections::BTreeMap, time::Duration};
 
 use breaker_core::{
-    BackendName, Priority, Steering, Timestamp,
-    explain::steering::steered,
-    plan::RegionInput,
+    BackendName, ByPriority, Priority, Timestamp,
     steering::{
         Callers, Drain, Drill, DrillObservation, DrillReport, DrillState, FailoverMode, Fault,
-        Guard, Observed, Steered, SteeringInput, SteeringSettings, SteeringStep,
+        Guard, SteeringInput,
     },
 };
-use steer::{admits, at, map, normal, order, region, share_of, shares, takes};
-
-/// A service under one set of settings, whose steps are committed.
-struct Service {
-    settings: SteeringSettings,
-    steering: Steering,
-    seen: Observed,
-    said: Vec<String>,
-    wake_at: Option<Timestamp>,
-}
-
-impl Service {
-    fn new(regions: &[(&str, RegionInput)], demand: &[(&str, f64)]) -> Self {
-        Self {
-            settings: SteeringSettings::default(),
-            steering: Steering::default(),
-            seen: Observed {
-                regions: map(regions),
-                demand: demand
-                    .iter()
-                    .map(|(o, rate)| (order(o), normal(*rate)))
-                    .collect(),
-                ..Observed::default()
-            },
-            said: Vec::new(),
-            wake_at: None,
-        }
-    }
-
-    fn manual(mut self) -> Self {
-        self.settings.mode = FailoverMode::Manual;
-        self
-    }
-
-    fn set(&mut self, name: &str, input: RegionInput) {
-        self.seen.regions.insert(region(name), input);
-    }
-
-    /// Whether something was committed.
-    fn tick(&mut self, now: Timestamp) -> bool {
-        let seen = self.seen.clone();
-        self.act(SteeringInput::Tick(&seen), now)
-    }
-
-    fn act(&mut self, input: SteeringInput<'_>, now: Timestamp) -> bool {
-        let SteeringStep {
-            next,
-            happenings,
-            wake_at,
-        } = self.steering.step(input, &self.settings, now);
-        assert!(next.is_some() || happenings.is_empty());
-        self.said
-            .extend(happenings.iter().map(|h: &Steered| steered("pay", h)));
-        self.wake_at = wake_at;
-        assert!(wake_at.is_none_or(|wake| wake > now));
-        let changed = next.is_some();
-        if let Some(next) = next {
-            assert_eq!(next.version.revision, self.steering.version.revision + 1);
-            self.steering = next;
-        }
-        changed
-    }
-
-    /// Ticks when asked to, and at least once a second, up to `until`.
-    fn run(&mut self, from: u64, until: u64) -> Vec<(u64, f64)> {
-        let mut homes = Vec::new();
-        let mut now = from;
-        while now < until {
-            if self.tick(at(now)) {
-                homes.push((now, self.home()));
-            }
-            let wake = self
-                .wake_at
-                .map_or(u64::MAX, |wake| wake.as_millis() - at(0).as_millis());
-            now = wake.min(now + 1000);
-        }
-        homes
-    }
-
-    fn home(&self) -> f64 {
-        let plan = self.steering.plan.as_ref().expect("a plan");
-        share_of(plan, "a b", "a")
-    }
-
-    fn in_force(&self) -> Vec<String> {
-        self.steering.plan.as_ref().map(shares).unwrap_or_default()
-    }
-
-    fn proposed(&self) -> Vec<String> {
-        self.steering
-            .proposed
-            .as_ref()
-            .map(shares)
-            .unwrap_or_default()
-    }
-
-    fn heard(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.said)
-    }
-}
-
-fn pair() -> Service {
-    Service::new(
-        &[("a", takes(4000.0)), ("b", takes(4000.0))],
-        &[("a b", 3000.0)],
-    )
-}
-
-fn dead() -> RegionInput {
-    admits(0.0, takes(4000.0))
-}
+use steer::{
+    admits, at, map, normal, order, region,
+    service::{Service, dead, pair},
+    takes,
+};
 
 #[test]
 fn the_first_plan_is_committed_and_is_no_news() {
@@ -296,6 +188,36 @@ fn the_mix_is_committed_when_it_moved() {
     service.seen.demand.insert(order("a b"), demand);
     assert!(service.tick(at(2000)));
     assert!(service.steering.mix.shares()[Priority::Low] > 0.09);
+    // Each origin has its own, and keeps it when its demand ends.
+    let mix = |service: &Service| {
+        let plan = service.steering.plan.as_ref().expect("a plan");
+        plan.origins[&order("a b")].mix.shares()[Priority::Low]
+    };
+    assert!(mix(&service) > 0.09);
+    service.seen.demand.insert(order("a b"), normal(0.0));
+    service.tick(at(3000));
+    assert!(mix(&service) > 0.09);
+}
+
+#[test]
+fn in_mode_manual_who_gave_way_comes_back_without_asking() {
+    let mut service = pair().manual();
+    let mut critical = ByPriority::default();
+    critical[Priority::Critical] = 3200.0;
+    service.seen.demand.insert(order("a b"), critical);
+    service.seen.demand.insert(order("b a"), normal(3200.0));
+    service.tick(at(0));
+    service.set("a", dead());
+    service.tick(at(1000));
+    service.act(SteeringInput::Approve, at(2000));
+    service.tick(at(3000));
+    assert_eq!(
+        service.in_force(),
+        ["a b: 0.000 1.000", "b a: 0.000 0.000, shed 1.000"]
+    );
+    service.seen.demand.insert(order("a b"), normal(0.0));
+    service.run(4000, 8000);
+    assert_eq!(service.in_force()[1], "b a: 1.000 0.000");
 }
 
 #[test]

@@ -34,6 +34,8 @@ enum Act {
     Trial(usize, TrialOutcome),
     Override(Mode, u64),
     Clear,
+    /// A drill ended.
+    Reset,
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -63,6 +65,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         4 => (0..4_usize, outcome).prop_map(|(back, outcome)| Act::Trial(back, outcome)),
         1 => (mode, 0..20_000_u64).prop_map(|(mode, ms)| Act::Override(mode, ms)),
         1 => Just(Act::Clear),
+        1 => Just(Act::Reset),
     ];
     prop::collection::vec(act, 0..120)
 }
@@ -192,6 +195,7 @@ impl World {
                 expires: self.now + Duration::from_millis(*ms),
             }))),
             Act::Clear => self.step(Input::Override(None)),
+            Act::Reset => self.reset(),
         }
     }
 
@@ -236,6 +240,25 @@ impl World {
             retry_after: None,
             jitter: 0.7,
         });
+    }
+
+    /// Everything is closed, and what the drill left behind changes nothing.
+    fn reset(&mut self) {
+        let out = std::mem::take(&mut self.out);
+        self.step(Input::Reset);
+        let closed = |(_, circuit): (_, &Circuit)| *circuit == self.breaker.fleet;
+        assert!(self.breaker.circuits().all(closed));
+        assert_eq!(self.breaker.fleet.state(), StateName::Closed);
+        assert_eq!(self.breaker.fleet.trips(), 0);
+        assert_eq!(self.breaker.outstanding(self.now), 0);
+        if self.breaker.mode(&self.policy) == Mode::Enforce {
+            assert_eq!(self.breaker.admission(&self.policy, None, self.now), 1.0);
+        }
+        let reset = self.breaker.clone();
+        for lease in out {
+            self.end_trial(&lease.id, TrialOutcome::Failed);
+        }
+        assert_eq!(self.breaker, reset, "a trial from before counted");
     }
 
     fn step(&mut self, input: Input<'_>) {

@@ -92,6 +92,7 @@ fn origin(order: &RegionOrder, plan: &OriginPlan) -> v1::OriginPlan {
             })
             .collect(),
         demand_per_second: plan.demand,
+        mix: Some(plan.mix.shares().into()),
     }
 }
 
@@ -151,7 +152,7 @@ pub fn from_service_decision(
     }
     let steering = Steering {
         version: Version::from(version),
-        plan: from_origins(&wire.origins, now)?,
+        plan: from_origins(wire, now)?,
         drains,
         drill: wire
             .drill
@@ -164,18 +165,19 @@ pub fn from_service_decision(
     Ok((ServiceName::new(&wire.service)?, steering))
 }
 
-fn from_origins(wire: &[v1::OriginPlan], now: Timestamp) -> Result<Option<Plan>, WireError> {
-    if wire.is_empty() {
+fn from_origins(wire: &v1::ServiceDecision, now: Timestamp) -> Result<Option<Plan>, WireError> {
+    if wire.origins.is_empty() {
         return Ok(None);
     }
     let mut plan = Plan {
         created: now,
         ..Plan::default()
     };
-    for origin in wire.iter().take(MAX_REGIONS) {
+    for origin in wire.origins.iter().take(MAX_REGIONS) {
         let mut order = Vec::new();
         let mut to = OriginPlan {
             demand: origin.demand_per_second.max(0.0),
+            mix: from_mix("origin.mix", origin.mix.as_ref().or(wire.mix.as_ref()))?,
             ..OriginPlan::default()
         };
         for region in origin.regions.iter().take(MAX_REGIONS) {

@@ -3,11 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use breaker_core::{
-    BackendName, Breaker, BreakerPolicy, Circuit, Mode, PopId, Ramp, Timestamp, Version,
+    BackendName, Breaker, BreakerPolicy, ByPriority, Circuit, Mix, Mode, Plan, PopId, Ramp,
+    Steering, Timestamp, Version,
     breaker::{Happening, Override},
+    ids::{RegionName, ServiceName},
+    plan::OriginPlan,
 };
 
-use super::{decision, duration, duration_up_to, event, histogram};
+use super::{decision, duration, duration_up_to, event, histogram, steering};
 use crate::v1;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
@@ -263,4 +266,34 @@ fn events_of_a_ramp_name_the_pop_that_they_are_about() {
             "pay/us-east is fully admitted again".into()
         )
     );
+}
+
+#[test]
+fn an_origin_has_the_mix_of_its_plan_or_that_of_its_service() {
+    let order = vec![RegionName::new("us-east").expect("a valid name")];
+    let origin = OriginPlan {
+        demand: 100.0,
+        mix: Mix::of(ByPriority([1.0, 0.0, 0.0, 3.0])),
+        shares: vec![0.5],
+        headrooms: vec![0.0],
+    };
+    let sent = Steering {
+        plan: Some(Plan {
+            origins: BTreeMap::from([(order.clone(), origin.clone())]),
+            created: NOW,
+            ..Plan::default()
+        }),
+        mix: Mix::of(ByPriority([0.0, 1.0, 1.0, 0.0])),
+        ..Steering::default()
+    };
+    let name = ServiceName::new("pay").expect("a valid name");
+    let mut wire = steering::service_decision(&name, &sent, NOW);
+    let heard = |wire: &v1::ServiceDecision| {
+        let heard = steering::from_service_decision(wire, NOW).map(|(_, steering)| steering);
+        heard.expect("our own decision is valid")
+    };
+    assert_eq!(heard(&wire), sent);
+    wire.origins[0].mix = None;
+    let plan = heard(&wire).plan.expect("a plan");
+    assert_eq!(plan.origins[&order].mix, sent.mix);
 }

@@ -25,7 +25,8 @@ pub enum Change {
     None,
     /// In headrooms only.
     Headroom,
-    /// Traffic moves, and may do so a moment later.
+    /// Traffic moves, or another part of it is what a share means, and may do so a
+    /// moment later.
     Gradual,
     /// A region takes nothing any more, or would be overfilled, or some agents
     /// have no plan yet.
@@ -100,7 +101,11 @@ impl Plan {
     /// of `next`.
     fn overfills(&self, next: &Self, target_utilization: f64) -> bool {
         let mut loads: BTreeMap<&RegionName, f64> = BTreeMap::new();
+        let mut homes: BTreeMap<&RegionName, f64> = BTreeMap::new();
         for (order, origin) in &next.origins {
+            if let Some(home) = order.first() {
+                *homes.entry(home).or_default() += origin.demand;
+            }
             let shares = self.origins.get(order).map_or(&[][..], |o| &o.shares);
             for (name, share) in order.iter().zip(shares) {
                 *loads.entry(name).or_default() += share * origin.demand;
@@ -110,12 +115,9 @@ impl Plan {
             let Some(region) = next.regions.get(*name) else {
                 return false;
             };
-            let room = region
-                .capacity
-                .map(|capacity| target_utilization * region.admission * capacity);
-            room.is_some_and(|room| {
-                region.takes() && *load > (1.0 + RISE) * room.max(region.planned) + 1e-6
-            })
+            let home = homes.get(*name).copied().unwrap_or_default();
+            let (_, room) = region.limits(target_utilization, home);
+            region.takes() && *load > (1.0 + RISE) * room.max(region.planned) + 1e-6
         })
     }
 }
@@ -123,7 +125,8 @@ impl Plan {
 impl OriginPlan {
     fn change(&self, next: &Self) -> Change {
         let arrives = next.home() && !self.home();
-        if self.outward(next) >= OUTWARD || next.outward(self) >= INWARD || arrives {
+        let moves = self.outward(next) >= OUTWARD || next.outward(self) >= INWARD;
+        if moves || arrives || self.mix != next.mix {
             return Change::Gradual;
         }
         let pairs = || self.headrooms.iter().zip(&next.headrooms);

@@ -1,17 +1,21 @@
-//! Demand poured outward, ring by ring.
+//! Demand poured outward, ring by ring, whatever its priorities.
 
 use std::collections::BTreeMap;
 
 use super::{
     NOTHING, OriginPlan, Plan, PlanInput, RegionFigures, RegionInput, RegionOrder, back_part,
-    headroom, held,
+    followed, headroom, held,
 };
-use crate::{ids::RegionName, time::Timestamp};
+use crate::{
+    ids::RegionName,
+    shed::{ByPriority, Mix},
+    time::Timestamp,
+};
 
 /// What a plan takes from others.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Bounds<'a> {
-    /// Whose demand is held.
+    /// Whose demand and mix are held.
     pub(crate) held: Option<&'a Plan>,
     /// From where traffic moves back slowly; `None`: at once.
     pub(crate) back: Option<&'a Plan>,
@@ -31,6 +35,7 @@ pub(crate) fn work_out(input: &PlanInput, bounds: Bounds<'_>, now: Timestamp) ->
     let mut water = Waterfall::new(input, bounds, now);
     let held_back = water.pour(true);
     water.pour(false);
+    water.put_priorities_first();
     water.place_idle();
     Planned {
         plan: water.finish(now),
@@ -46,11 +51,12 @@ pub(super) struct Waterfall<'a> {
 /// A region, as it fills.
 pub(super) struct Basin {
     figures: RegionFigures,
-    /// Requests a second it may get; infinite where its capacity is not known.
+    /// Requests a second that others may fill it to; infinite where its capacity
+    /// is not known.
     limit: f64,
-    /// Of its own origins, which a learned capacity does not limit.
+    /// That its own origins may fill it to.
     home_limit: f64,
-    load: f64,
+    pub(super) load: f64,
 }
 
 /// One origin's demand, as it is poured.
@@ -58,14 +64,15 @@ pub(super) struct Flow<'a> {
     order: &'a RegionOrder,
     /// Requests a second.
     pub(super) demand: f64,
-    left: f64,
+    pub(super) mix: Mix,
+    pub(super) left: f64,
     pub(super) outlets: Vec<Outlet>,
 }
 
 /// One region of an origin's order.
 pub(super) struct Outlet {
     /// Requests a second.
-    load: f64,
+    pub(super) load: f64,
     pub(super) share: f64,
     /// Largest share by admission alone.
     pub(super) most: f64,
@@ -79,7 +86,10 @@ impl<'a> Waterfall<'a> {
         let flows: Vec<Flow<'a>> = input
             .origins
             .iter()
-            .map(|(order, demand)| Flow::new(input, bounds, order, positive(*demand), now))
+            .map(|(order, demand)| {
+                let demand = ByPriority(demand.0.map(positive));
+                Flow::new(input, bounds, order, demand, now)
+            })
             .collect();
         let mut homes: BTreeMap<&RegionName, f64> = BTreeMap::new();
         for flow in &flows {
@@ -99,10 +109,9 @@ impl<'a> Waterfall<'a> {
 
     /// Pours what is left. Tells whether more would have moved back, had it not
     /// been for `slowly`.
-    fn pour(&mut self, slowly: bool) -> bool {
+    pub(super) fn pour(&mut self, slowly: bool) -> bool {
         let mut held_back = false;
-        let rings = self.flows.iter().map(|f| f.order.len()).max().unwrap_or(0);
-        for ring in 0..rings {
+        for ring in 0..self.rings() {
             for (name, basin) in &mut self.regions {
                 let here = |flow: &&mut Flow<'_>| flow.order.get(ring) == Some(*name);
                 let mut flows: Vec<_> = self.flows.iter_mut().filter(here).collect();
@@ -119,6 +128,11 @@ impl<'a> Waterfall<'a> {
             }
         }
         held_back
+    }
+
+    /// How many regions the longest order has.
+    pub(super) fn rings(&self) -> usize {
+        self.flows.iter().map(|f| f.order.len()).max().unwrap_or(0)
     }
 
     /// Gives origins without demand the first region that would have them.
@@ -147,6 +161,7 @@ impl<'a> Waterfall<'a> {
         let origins = self.flows.iter().zip(headrooms).map(|(flow, headrooms)| {
             let origin = OriginPlan {
                 demand: flow.demand,
+                mix: flow.mix,
                 shares: flow.outlets.iter().map(|outlet| outlet.share).collect(),
                 headrooms,
             };
@@ -168,28 +183,16 @@ impl<'a> Waterfall<'a> {
 
 impl Basin {
     fn new(region: &RegionInput, target_utilization: f64, home: f64) -> Self {
-        let admission = match region.takes() {
-            true => share(region.admission),
-            false => 0.0,
+        let figures = RegionFigures {
+            capacity: region.capacity.filter(|c| c.is_finite()).map(positive),
+            configured: region.configured,
+            admission: share(region.admission),
+            drained: region.drained,
+            planned: 0.0,
         };
-        let capacity = region.capacity.filter(|c| c.is_finite()).map(positive);
-        let limit = match capacity {
-            Some(capacity) => share(target_utilization) * admission * capacity,
-            None if admission > 0.0 => f64::INFINITY,
-            None => 0.0,
-        };
-        let home_limit = match region.configured {
-            true => limit,
-            false => limit.max(admission * home),
-        };
+        let (limit, home_limit) = figures.limits(share(target_utilization), home);
         Self {
-            figures: RegionFigures {
-                capacity,
-                configured: region.configured,
-                admission: share(region.admission),
-                drained: region.drained,
-                planned: 0.0,
-            },
+            figures,
             limit,
             home_limit,
             load: 0.0,
@@ -198,12 +201,16 @@ impl Basin {
 
     /// What it still takes of origins that have it in this ring of their order.
     pub(super) fn room(&self, ring: usize) -> f64 {
-        let limit = if ring == 0 {
-            self.home_limit
-        } else {
-            self.limit
+        self.room_beside(self.load, ring)
+    }
+
+    /// What it would take of them, were this all it had.
+    pub(super) fn room_beside(&self, load: f64, ring: usize) -> f64 {
+        let limit = match ring {
+            0 => self.home_limit,
+            _ => self.limit,
         };
-        (limit - self.load).max(0.0)
+        (limit - load).max(0.0)
     }
 }
 
@@ -212,14 +219,15 @@ impl<'a> Flow<'a> {
         input: &PlanInput,
         bounds: Bounds<'_>,
         order: &'a RegionOrder,
-        demand: f64,
+        rates: ByPriority,
         now: Timestamp,
     ) -> Self {
         let planned = bounds.held.and_then(|plan| {
-            let planned = plan.origins.get(order)?.demand;
-            Some(held(planned, demand, now.since(plan.created)))
+            let planned = plan.origins.get(order)?;
+            let demand = held(planned.demand, rates.total(), now.since(plan.created));
+            Some((demand, followed(planned.mix, rates, plan.shed > 0.0)))
         });
-        let demand = planned.unwrap_or(demand);
+        let (demand, mix) = planned.unwrap_or_else(|| (rates.total(), Mix::of(rates)));
         let within = bounds.within.and_then(|within| within.get(order));
         let reach = reach(input, bounds.back, order, now);
         let outlet = |(at, name): (usize, &RegionName)| {
@@ -241,13 +249,14 @@ impl<'a> Flow<'a> {
         Self {
             order,
             demand,
+            mix,
             left: demand,
             outlets: order.iter().enumerate().map(outlet).collect(),
         }
     }
 
     /// Requests a second it would send to the region in this ring.
-    fn want(&self, ring: usize, slowly: bool) -> f64 {
+    pub(super) fn want(&self, ring: usize, slowly: bool) -> f64 {
         let Some(outlet) = self.outlets.get(ring) else {
             return 0.0;
         };
@@ -267,7 +276,7 @@ impl<'a> Flow<'a> {
         want.max(0.0)
     }
 
-    fn give(&mut self, ring: usize, load: f64) {
+    pub(super) fn give(&mut self, ring: usize, load: f64) {
         if let Some(outlet) = self.outlets.get_mut(ring) {
             outlet.load += load;
             self.left -= load;

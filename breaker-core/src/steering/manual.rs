@@ -11,6 +11,10 @@ use crate::{
 /// A share of its demand that an origin does not use a region for.
 const UNUSED: f64 = 1e-6;
 
+/// Share that an origin keeps of a region without room for it while it is shed:
+/// it uses that region all the same, and may come back.
+const FOOTHOLD: f64 = 2.0 * UNUSED;
+
 /// Share of an origin's demand for which another region is worth asking for.
 const WORTH_ASKING: f64 = 0.01;
 
@@ -29,7 +33,7 @@ impl Stepping<'_> {
         if planned.held_back {
             self.wake_for_failback();
         }
-        stay(&mut planned.plan, self.next.plan.as_ref());
+        stay(&mut planned.plan, self.next.plan.as_ref(), &used);
         self.offer(planned.plan);
         self.propose(input);
     }
@@ -91,10 +95,11 @@ impl Stepping<'_> {
 fn within(current: Option<&Plan>, input: &PlanInput) -> Within {
     let drained = |name: &RegionName| input.regions.get(name).is_some_and(|r| r.drained);
     let of = |order: &RegionOrder| {
-        let shares = current.and_then(|plan| plan.origins.get(order));
-        let used: Vec<bool> = match shares {
-            Some(origin) => origin.shares.iter().map(|s| *s > UNUSED).collect(),
-            None => order.iter().enumerate().map(|(at, _)| at == 0).collect(),
+        let current = current.and_then(|plan| plan.origins.get(order));
+        let shares = current.map_or(&[][..], |origin| &origin.shares);
+        let used: Vec<bool> = match shares.iter().any(|s| *s > UNUSED) {
+            true => shares.iter().map(|s| *s > UNUSED).collect(),
+            false => order.iter().enumerate().map(|(at, _)| at == 0).collect(),
         };
         let mut regions = order.iter().zip(&used).filter(|(_, used)| **used);
         match regions.all(|(name, _)| drained(name)) {
@@ -107,10 +112,23 @@ fn within(current: Option<&Plan>, input: &PlanInput) -> Within {
 }
 
 /// An origin whose regions take nothing keeps them: they refuse it themselves,
-/// and say why.
-fn stay(plan: &mut Plan, current: Option<&Plan>) {
+/// and say why. One that is shed keeps a foothold in those that are full.
+fn stay(plan: &mut Plan, current: Option<&Plan>, used: &Within) {
+    let regions = &plan.regions;
     for (order, origin) in &mut plan.origins {
-        if origin.shares.iter().sum::<f64>() > UNUSED {
+        let used = order.iter().zip(used.get(order).into_iter().flatten());
+        let takes = |(name, used): (_, &bool)| {
+            *used && regions.get(name).is_some_and(plan::RegionFigures::takes)
+        };
+        let takes: Vec<bool> = used.map(takes).collect();
+        if takes.contains(&true) {
+            let shed = 1.0 - origin.shares.iter().sum::<f64>();
+            if shed > FOOTHOLD * takes.len() as f64 {
+                let shares = origin.shares.iter_mut().zip(&takes);
+                shares
+                    .filter(|(_, takes)| **takes)
+                    .for_each(|(share, _)| *share = share.max(FOOTHOLD));
+            }
             continue;
         }
         match current.and_then(|current| current.origins.get(order)) {

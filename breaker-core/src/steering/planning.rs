@@ -1,10 +1,7 @@
 //! Plans that come into force.
 
 use super::{FailoverMode, Observed, Steered, step::Stepping};
-use crate::{
-    plan::{self, Bounds, Change, Plan, PlanInput, work_out},
-    shed::ByPriority,
-};
+use crate::plan::{self, Bounds, Change, Plan, PlanInput, work_out};
 
 impl Stepping<'_> {
     pub(super) fn plan(&mut self, seen: &Observed) {
@@ -31,12 +28,9 @@ impl Stepping<'_> {
                 .or_else(|| self.next.learned.get(name).copied());
             region.drained = self.next.drains.contains_key(name);
         }
-        let demand = seen.demand.iter();
         PlanInput {
             regions,
-            origins: demand
-                .map(|(order, demand)| (order.clone(), ByPriority::total(demand)))
-                .collect(),
+            origins: seen.demand.clone(),
             target_utilization: self.settings.target_utilization,
             failback_per_second: self.settings.failback_per_second,
         }

@@ -6,25 +6,11 @@ use super::{
     Drain, Drill, DrillState, Observed, Steered, Steering, SteeringInput, SteeringSettings,
     SteeringStep, drill,
 };
-use crate::{
-    ids::RegionName,
-    shed::{ByPriority, Mix, Priority},
-    time::Timestamp,
-};
+use crate::{ids::RegionName, plan, shed::ByPriority, time::Timestamp};
 
 /// While a drill runs, its guard looks this often: it must end a drill within a
 /// second.
 const DRILL_LOOK: Duration = Duration::from_millis(200);
-
-/// By how much a share of the mix must move.
-const MIX_MOVES: f64 = 0.05;
-
-/// By how much, as long as requests are shed by it.
-const MIX_MOVES_SHEDDING: f64 = 0.02;
-
-/// Seconds of demand that a mix is taken from, about: the mix of few requests is
-/// chance.
-const MIX_SECONDS: f64 = 10.0;
 
 /// A learned capacity is taken over when it grew by this factor.
 const LEARNED_MORE: f64 = 1.05;
@@ -164,17 +150,10 @@ impl Stepping<'_> {
             .demand
             .values()
             .fold(ByPriority::default(), |sum, demand| sum + *demand);
-        if demand.total() <= 0.0 {
-            return;
-        }
-        let (old, new) = (self.next.mix.shares(), Mix::of(demand).shares());
-        let moves = |priority: Priority| (new[priority] - old[priority]).abs();
-        let most = Priority::ALL.map(moves).into_iter().fold(0.0, f64::max);
         let sheds = self.next.plan.as_ref().is_some_and(|plan| plan.shed > 0.0);
-        let bar = if sheds { MIX_MOVES_SHEDDING } else { MIX_MOVES };
-        let chance = 1.0 / (demand.total() * MIX_SECONDS).sqrt();
-        if most > bar.max(chance) {
-            self.next.mix = Mix::of(demand);
+        let mix = plan::followed(self.next.mix, demand, sheds);
+        if mix != self.next.mix {
+            self.next.mix = mix;
             self.changed();
         }
     }

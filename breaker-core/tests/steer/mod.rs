@@ -2,6 +2,9 @@
 
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub(crate) mod any;
+pub(crate) mod service;
+
 use std::collections::BTreeMap;
 
 use breaker_core::{
@@ -48,11 +51,20 @@ pub(crate) fn admits(admission: f64, region: RegionInput) -> RegionInput {
     }
 }
 
-/// Regions and origins, with u = 0.8 and a failback of 10 % a second.
+/// Regions and origins with NORMAL demand, with u = 0.8 and a failback of 10 % a second.
 pub(crate) fn input(regions: &[(&str, RegionInput)], origins: &[(&str, f64)]) -> PlanInput {
+    let origins: Vec<_> = origins.iter().map(|(o, d)| (*o, normal(*d).0)).collect();
+    mixed(regions, &origins)
+}
+
+/// With demand by priority.
+pub(crate) fn mixed(regions: &[(&str, RegionInput)], origins: &[(&str, [f64; 4])]) -> PlanInput {
     PlanInput {
-        regions: regions.iter().map(|(n, r)| (region(n), *r)).collect(),
-        origins: origins.iter().map(|(o, d)| (order(o), *d)).collect(),
+        regions: map(regions),
+        origins: origins
+            .iter()
+            .map(|(o, rates)| (order(o), ByPriority(*rates)))
+            .collect(),
         target_utilization: 0.8,
         failback_per_second: 0.1,
     }

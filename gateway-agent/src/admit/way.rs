@@ -20,7 +20,8 @@ pub struct Way {
     pub course: Course,
     /// The decision behind it; zero if there is none.
     pub version: Version,
-    /// The demand's mix of priorities.
+    /// The demand's mix of priorities: of agents with this order of regions, or,
+    /// without a plan for them, of all.
     pub mix: Mix,
     /// The drill that runs here.
     pub drill: Option<Injection>,
@@ -92,7 +93,9 @@ impl Way {
         Self {
             course: directions.course(steering),
             version: steering.version,
-            mix: steering.mix,
+            mix: directions
+                .plan(steering)
+                .map_or(steering.mix, |plan| plan.mix),
             drill: steering
                 .drill
                 .as_ref()

@@ -59,6 +59,7 @@ fn plan(plan: &Plan) -> stored::Plan {
         shares: to.shares.clone(),
         headrooms: to.headrooms.clone(),
         demand_rps: to.demand,
+        mix: mix(&to.mix),
     };
     let region = |(region, figures): (&RegionName, &RegionFigures)| stored::RegionFigures {
         region: region.to_string(),
@@ -95,6 +96,7 @@ fn read_origin(origin: stored::OriginPlan) -> Decoded<(RegionOrder, OriginPlan)>
     };
     let to = OriginPlan {
         demand: finite("an origin's demand", origin.demand_rps)?,
+        mix: read_mix(&origin.mix)?,
         shares: shares("an origin's share", origin.shares)?,
         headrooms: shares("an origin's headroom", origin.headrooms)?,
     };

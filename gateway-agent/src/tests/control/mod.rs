@@ -388,6 +388,7 @@ fn plan(parts: [(f64, f64); 3]) -> v1::ServiceDecision {
             regions: regions.collect(),
             region_order: order.to_vec(),
             demand_per_second: 100.0,
+            mix: None,
         }],
         ..v1::ServiceDecision::default()
     }

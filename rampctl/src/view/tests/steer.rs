@@ -63,6 +63,7 @@ fn plan(revision: u64, created: i64, west: f64) -> Plan {
             region_order: vec!["us-east".into(), "us-west".into()],
             regions: vec![region("us-east", 0.0, 0.0), region("us-west", west, 0.05)],
             demand_per_second: 400.0,
+            mix: None,
         }],
         regions: vec![
             figures("us-east", 500.0, 0.0),

@@ -35,13 +35,14 @@ fn mix() -> impl Strategy<Value = Mix> {
 
 fn origin() -> impl Strategy<Value = (RegionOrder, OriginPlan)> {
     let shares = |n| (vec(0.0..=1.0, n), vec(0.0..=1.0, n));
-    let parts = (order(), rate()).prop_flat_map(move |(order, demand)| {
+    let parts = (order(), rate(), mix()).prop_flat_map(move |(order, demand, mix)| {
         let n = order.len();
-        (Just(order), Just(demand), shares(n))
+        (Just(order), Just((demand, mix)), shares(n))
     });
-    parts.prop_map(|(order, demand, (shares, headrooms))| {
+    parts.prop_map(|(order, (demand, mix), (shares, headrooms))| {
         let to = OriginPlan {
             demand,
+            mix,
             shares,
             headrooms,
         };
