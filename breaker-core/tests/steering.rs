@@ -490,7 +490,11 @@ fn after_a_drill_traffic_is_home_again_at_once() {
 #[test]
 fn the_bound_is_lifted_for_the_region_of_the_drill_only() {
     let mut service = Service::new(
-        &[("a", takes(4000.0)), ("b", takes(4000.0)), ("c", takes(4000.0))],
+        &[
+            ("a", takes(4000.0)),
+            ("b", takes(4000.0)),
+            ("c", takes(4000.0)),
+        ],
         &[("a b c", 3000.0), ("b c a", 1000.0)],
     );
     service.tick(at(0));

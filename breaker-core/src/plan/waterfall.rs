@@ -283,12 +283,7 @@ impl<'a> Flow<'a> {
 
 /// Share of an origin's demand that may be in each region or a nearer one, for
 /// it moves back slowly; none for the last region, where nothing moves back to.
-fn reach(
-    input: &PlanInput,
-    bounds: Bounds<'_>,
-    order: &RegionOrder,
-    now: Timestamp,
-) -> Vec<f64> {
+fn reach(input: &PlanInput, bounds: Bounds<'_>, order: &RegionOrder, now: Timestamp) -> Vec<f64> {
     let bounding = bounds.back;
     let Some((plan, origin)) = bounding.and_then(|plan| Some((plan, plan.origins.get(order)?)))
     else {

@@ -4,6 +4,7 @@
 mod agents;
 mod candidates;
 mod configs;
+mod drills;
 mod harness;
 mod loops;
 mod operators;
