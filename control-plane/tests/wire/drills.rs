@@ -116,7 +116,10 @@ async fn a_drill_is_noticed_moves_traffic_passes_and_leaves_nothing_behind() {
 
     assert_eq!(ended.state(), DrillState::Passed, "{ended:?}");
     let report = ended.report.expect("set");
-    assert!(report.detected && report.detected_after <= report.moved_after);
+    assert!(
+        report.detected && report.moved_after.is_some(),
+        "{report:?}"
+    );
     assert!(report.requests > 5_000, "{report:?}");
     assert!(report.succeeded > 5_000 && report.failed == 0, "{report:?}");
     let rate = |rates: &[v1::RegionRate], region: &str| {
@@ -370,10 +373,8 @@ async fn assert_untouched(replica: &Replica) {
     let events = events_of(replica, "pay").await;
     let told = events.iter().find(|e| e.kind() == EventKind::DrillStarted);
     assert_eq!(told, None);
-    let listed = replica
-        .fleet()
-        .await
-        .list_drills(v1::ListDrillsRequest::default());
+    let mut fleet = replica.fleet().await;
+    let listed = fleet.list_drills(v1::ListDrillsRequest::default());
     let listed = listed.await.expect("an answer").into_inner();
     assert_eq!(listed.drills, []);
 }
