@@ -152,6 +152,7 @@ pub fn plan(input: &PlanInput, previous: Option<&Plan>, now: Timestamp) -> Plan 
     let bounds = Bounds {
         held: previous,
         back: previous,
+        at_once: None,
         within: None,
     };
     work_out(input, bounds, now).plan

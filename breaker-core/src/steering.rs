@@ -198,8 +198,8 @@ pub enum SteeringInput<'a> {
     /// An operator starts a drill, whose report is empty; nothing happens while
     /// another runs.
     StartDrill(Box<Drill>),
-    /// Somebody ends the drill that runs.
-    EndDrill(DrillState),
+    /// Somebody ends the drill that runs, and this was seen last.
+    EndDrill(DrillState, &'a DrillObservation),
 }
 
 /// A service as it is.

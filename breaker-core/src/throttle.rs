@@ -289,7 +289,7 @@ const MIX_STEP: (f64, f64) = (0.05, 0.02);
 /// more than chance moves a mix of so few requests.
 pub(crate) fn next_mix(held: Mix, directed: ByPriority, admission: f64) -> Option<Mix> {
     let requests = directed.total() * LONGEST.as_secs_f64();
-    if !(requests >= 1.0) {
+    if requests.is_nan() || requests < 1.0 {
         return None;
     }
     let (step, sigmas) = if admission < 1.0 {

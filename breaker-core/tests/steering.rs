@@ -14,7 +14,7 @@ use breaker_core::{
 use steer::{
     admits, at, map, normal, order, region,
     service::{Service, dead, pair},
-    takes,
+    share_of, takes,
 };
 
 #[test]
@@ -296,7 +296,7 @@ fn a_drill_that_moves_the_traffic_passes_and_says_how_fast() {
     seen.latency_p99 = Some(Duration::from_millis(40));
     service.seen.drill = Some(seen);
     service.tick(at(1900));
-    assert_eq!(service.wake_at, Some(at(2100)));
+    assert_eq!(service.wake_at, Some(at(2000)));
     service.heard();
     assert!(service.tick(at(11_000)));
     assert_eq!(
@@ -368,7 +368,70 @@ fn one_drill_at_a_time_and_it_can_be_stopped() {
     let start = |now| SteeringInput::StartDrill(Box::new(drill(now, 5)));
     assert!(service.act(start(at(0)), at(0)));
     assert!(!service.act(start(at(100)), at(100)));
-    assert!(service.act(SteeringInput::EndDrill(DrillState::Stopped), at(200)));
-    assert!(!service.act(SteeringInput::EndDrill(DrillState::Stopped), at(300)));
+    let seen = DrillObservation {
+        total: callers(90.0, 10.0, 0.0),
+        ..DrillObservation::default()
+    };
+    let stop = SteeringInput::EndDrill(DrillState::Stopped, &seen);
+    assert!(service.act(stop.clone(), at(200)));
+    let report = service.steering.drill.as_ref().map(|d| d.report.requests);
+    assert_eq!(report, Some(100), "what was seen last is in the report");
+    assert!(!service.act(stop, at(300)));
     assert!(service.act(start(at(400)), at(400)));
+}
+
+/// "a" is out of traffic because of a drill, until `ends`.
+fn rehearsed(settings: impl Fn(Service) -> Service, ends: u64) -> Service {
+    let mut service = settings(pair());
+    service.tick(at(0));
+    service.act(SteeringInput::StartDrill(Box::new(drill(at(0), 60))), at(0));
+    service.set("a", dead());
+    service.tick(at(300));
+    assert_eq!(service.home(), 0.0);
+    let seen = DrillObservation::default();
+    service.act(
+        SteeringInput::EndDrill(DrillState::Stopped, &seen),
+        at(ends),
+    );
+    service
+}
+
+#[test]
+fn after_a_drill_traffic_is_home_again_at_once() {
+    let mut service = rehearsed(|service| service, 8000);
+    service.set("a", takes(4000.0));
+    service.tick(at(8010));
+    assert_eq!(service.home(), 1.0);
+    // What fails for real afterwards comes back slowly.
+    let mut service = rehearsed(|service| service, 8000);
+    service.set("a", takes(4000.0));
+    service.tick(at(18_010));
+    assert!(service.home() < 0.2, "{}", service.home());
+}
+
+#[test]
+fn the_bound_is_lifted_for_the_region_of_the_drill_only() {
+    let mut service = Service::new(
+        &[
+            ("a", takes(4000.0)),
+            ("b", takes(4000.0)),
+            ("c", takes(4000.0)),
+        ],
+        &[("a b c", 3000.0), ("b c a", 1000.0)],
+    );
+    service.tick(at(0));
+    service.act(SteeringInput::StartDrill(Box::new(drill(at(0), 60))), at(0));
+    service.set("a", dead());
+    service.set("b", dead());
+    service.tick(at(300));
+    let seen = DrillObservation::default();
+    let stop = SteeringInput::EndDrill(DrillState::Stopped, &seen);
+    service.act(stop, at(8000));
+    service.set("a", takes(4000.0));
+    service.set("b", takes(4000.0));
+    service.tick(at(8010));
+    let plan = service.steering.plan.as_ref().expect("a plan");
+    assert_eq!(share_of(plan, "a b c", "a"), 1.0);
+    let back = share_of(plan, "b c a", "b");
+    assert!((0.0..0.1).contains(&back), "b was ill: {back}");
 }

@@ -134,10 +134,7 @@ pub fn merge(views: impl IntoIterator<Item = ReplicaView>) -> ReplicaView {
         sum.demand_milli = sum.demand_milli.saturating_add(view.demand_milli);
         sum.rejected_milli = sum.rejected_milli.saturating_add(view.rejected_milli);
         sum.in_flight = sum.in_flight.saturating_add(view.in_flight);
-        for (bucket, count) in view.latency {
-            let total = latency.entry(bucket).or_default();
-            *total = total.saturating_add(count);
-        }
+        add_latency(&mut latency, view.latency);
         sum.candidates.extend(view.candidates);
         sum.directed += view.directed;
         sum.accepted += view.accepted;
@@ -146,6 +143,13 @@ pub fn merge(views: impl IntoIterator<Item = ReplicaView>) -> ReplicaView {
     }
     sum.latency = latency.into_iter().collect();
     sum
+}
+
+fn add_latency(sum: &mut BTreeMap<u32, u32>, sparse: Vec<(u32, u32)>) {
+    for (bucket, count) in sparse {
+        let total = sum.entry(bucket).or_default();
+        *total = total.saturating_add(count);
+    }
 }
 
 /// What was asked of a backend and what it took, as the throttle counts it.

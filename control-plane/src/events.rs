@@ -120,7 +120,9 @@ pub fn of_steering(
         // A drain that ran out meanwhile is nobody's doing.
         if let Some(caller) = caller.filter(|_| !matches!(happening, Steered::DrainEnded(.., true)))
         {
-            if let Steered::DrainEnded(..) | Steered::PlanApproved(_) = happening {
+            if let Steered::DrainEnded(..) | Steered::PlanApproved(_) | Steered::DrillEnded(_) =
+                happening
+            {
                 caller.explain(&mut event);
             }
             caller.sign(&mut event);
@@ -233,7 +235,7 @@ fn stamp<'a>(
 }
 
 /// A version 7 UUID on the store's clock: sortable by time, unique.
-fn id(millis: u64) -> String {
+pub fn id(millis: u64) -> String {
     static CONTEXT: std::sync::Mutex<uuid::ContextV7> =
         std::sync::Mutex::new(uuid::ContextV7::new());
     let context = &CONTEXT;

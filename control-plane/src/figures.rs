@@ -16,7 +16,7 @@ use std::{
 
 use breaker_core::{
     AgentId, BackendName, BreakerPolicy, FleetView, PopId, PopView, Timestamp, Window,
-    breaker::TrialCandidate, evidence::Baseline,
+    breaker::TrialCandidate, evidence::Baseline, ids::ServiceName,
 };
 use rampmeter_api::convert::histogram::Buckets;
 
@@ -102,6 +102,19 @@ impl Figures {
             .map_or_else(Vec::new, |b| b.candidates(now))
     }
 
+    /// Latency of the last second or two, over a service's backends: a sparse
+    /// histogram.
+    pub fn recent_latency(&self, service: &ServiceName, now: Timestamp) -> Vec<(u32, u32)> {
+        let backends = self.lock();
+        let of_service = backends
+            .iter()
+            .filter(|(n, _)| n.service() == service.as_str());
+        sparse(of_service.flat_map(|(_, backend)| {
+            let recent = |(second, _): &&(u64, Buckets)| *second + 1 >= seconds(now);
+            backend.latency.iter().rev().take_while(recent)
+        }))
+    }
+
     /// Drops backends that are no longer configured.
     pub fn retain(&self, keep: impl Fn(&BackendName) -> bool) {
         self.lock().retain(|name, _| keep(name));
@@ -178,14 +191,7 @@ impl OfBackend {
     }
 
     fn latency(&self) -> Vec<(u32, u32)> {
-        let mut sum = Buckets::new();
-        for (bucket, count) in self.latency.iter().flat_map(|(_, buckets)| buckets) {
-            *sum.entry(*bucket).or_default() += count;
-        }
-        let narrow = |count| u32::try_from(count).unwrap_or(u32::MAX);
-        sum.into_iter()
-            .map(|(b, count)| (b, narrow(count)))
-            .collect()
+        sparse(self.latency.iter())
     }
 
     fn candidates(&self, now: Timestamp) -> Vec<TrialCandidate> {
@@ -203,6 +209,18 @@ impl OfBackend {
         wanting.sort_by(|a, b| b.demand.total_cmp(&a.demand));
         wanting
     }
+}
+
+/// The sum of histograms of some seconds.
+fn sparse<'a>(seconds: impl Iterator<Item = &'a (u64, Buckets)>) -> Vec<(u32, u32)> {
+    let mut sum = Buckets::new();
+    for (bucket, count) in seconds.flat_map(|(_, buckets)| buckets) {
+        *sum.entry(*bucket).or_default() += count;
+    }
+    let narrow = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    sum.into_iter()
+        .map(|(b, count)| (b, narrow(count)))
+        .collect()
 }
 
 fn per_second_milli(count: u64) -> u64 {

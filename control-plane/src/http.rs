@@ -180,6 +180,12 @@ fn states(plane: &Plane, page: &mut Page) {
         page.line(format_args!("{name}{{{}}} {admission}", labels(backend)));
     });
     throttles(page, &board);
+    let name = "rampmeter_control_drill_running";
+    page.head(name, "gauge", "A drill fails requests of the service.");
+    for (service, seen) in plane.board.services.all() {
+        let runs = u8::from(seen.steering.running_drill().is_some());
+        page.line(format_args!("{name}{{service=\"{service}\"}} {runs}"));
+    }
 }
 
 fn throttles(page: &mut Page, board: &[(BackendName, Arc<Seen>)]) {

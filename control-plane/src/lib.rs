@@ -16,6 +16,7 @@ pub mod clock;
 pub mod commit;
 pub mod config;
 pub mod coordinator;
+pub mod drills;
 pub mod events;
 pub mod figures;
 pub mod health;

@@ -49,8 +49,8 @@ async fn scene(capacity_west: f64) -> Scene {
     .start();
     let api = fleet.control_planes[0].api().await.expect("a replica");
     eventually("the demand is known", SOON, || async {
-        let plan = api.service("payments").await.ok()?.plan?;
-        settled(plan.origins.first()?.demand_per_second > 150.0)
+        let demand = api.service("payments").await.ok()?.traffic?.demand?;
+        settled(demand.normal > 150.0)
     })
     .await;
     Scene {

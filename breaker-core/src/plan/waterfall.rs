@@ -19,6 +19,8 @@ pub(crate) struct Bounds<'a> {
     pub(crate) held: Option<&'a Plan>,
     /// From where traffic moves back slowly; `None`: at once.
     pub(crate) back: Option<&'a Plan>,
+    /// But at once into this region, and what is further out than it.
+    pub(crate) at_once: Option<&'a str>,
     /// Regions that an origin may use, by its order; all where there is none.
     pub(crate) within: Option<&'a BTreeMap<RegionOrder, Vec<bool>>>,
 }
@@ -229,7 +231,7 @@ impl<'a> Flow<'a> {
         });
         let (demand, mix) = planned.unwrap_or_else(|| (rates.total(), Mix::of(rates)));
         let within = bounds.within.and_then(|within| within.get(order));
-        let reach = reach(input, bounds.back, order, now);
+        let reach = reach(input, bounds, order, now);
         let outlet = |(at, name): (usize, &RegionName)| {
             let allowed = within.is_none_or(|within| within.get(at).copied().unwrap_or(false));
             let region = input.regions.get(name).filter(|r| allowed && r.takes());
@@ -290,13 +292,17 @@ impl<'a> Flow<'a> {
 
 /// Share of an origin's demand that may be in each region or a nearer one, for
 /// it moves back slowly; none for the last region, where nothing moves back to.
-fn reach(input: &PlanInput, back: Option<&Plan>, order: &RegionOrder, now: Timestamp) -> Vec<f64> {
-    let Some((plan, origin)) = back.and_then(|plan| Some((plan, plan.origins.get(order)?))) else {
+fn reach(input: &PlanInput, bounds: Bounds<'_>, order: &RegionOrder, now: Timestamp) -> Vec<f64> {
+    let bounding = bounds.back;
+    let Some((plan, origin)) = bounding.and_then(|plan| Some((plan, plan.origins.get(order)?)))
+    else {
         return Vec::new();
     };
     let part = back_part(input.failback_per_second, now.since(plan.created));
     let inner = order.len().saturating_sub(1);
-    let regions = order.iter().take(inner).zip(origin.reach());
+    let slowly = |name: &&RegionName| bounds.at_once != Some(name.as_str());
+    let regions = order.iter().take(inner).take_while(slowly);
+    let regions = regions.zip(origin.reach());
     regions
         .map(|(name, reach)| {
             let calm = input.regions.get(name).is_some_and(|region| region.calm);

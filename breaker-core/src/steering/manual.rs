@@ -27,6 +27,7 @@ impl Stepping<'_> {
         let bounds = Bounds {
             held: current,
             back: current,
+            at_once: self.next.rehearsed(self.now),
             within: Some(&used),
         };
         let mut planned = work_out(input, bounds, self.now);
@@ -44,6 +45,7 @@ impl Stepping<'_> {
         let bounds = Bounds {
             held: self.next.proposed.as_ref().or(self.next.plan.as_ref()),
             back: None,
+            at_once: None,
             within: None,
         };
         let wanted = work_out(input, bounds, self.now).plan;

@@ -44,6 +44,7 @@ impl Stepping<'_> {
         let bounds = Bounds {
             held: current,
             back: current,
+            at_once: self.next.rehearsed(self.now),
             within: None,
         };
         let planned = work_out(input, bounds, self.now);

@@ -10,7 +10,11 @@ use crate::{ids::RegionName, plan, shed::ByPriority, time::Timestamp};
 
 /// While a drill runs, its guard looks this often: it must end a drill within a
 /// second.
-const DRILL_LOOK: Duration = Duration::from_millis(200);
+const DRILL_LOOK: Duration = Duration::from_millis(100);
+
+/// For so long after a drill, traffic moves back to its region at once: enough
+/// for a replica to close the breaker, also if the one that ended the drill died.
+const AFTER_DRILL: Duration = Duration::from_secs(10);
 
 /// A learned capacity is taken over when it grew by this factor.
 const LEARNED_MORE: f64 = 1.05;
@@ -41,9 +45,19 @@ impl Steering {
             SteeringInput::Drain(region, drain) => stepping.drain(region, drain),
             SteeringInput::Approve => stepping.approve(),
             SteeringInput::StartDrill(drill) => stepping.start_drill(*drill),
-            SteeringInput::EndDrill(state) => stepping.end_drill(state),
+            SteeringInput::EndDrill(state, seen) => stepping.end_drill(state, seen),
         }
         stepping.finish()
+    }
+
+    /// The region of a drill that ended a moment ago. It was never ill, so what a
+    /// failback is slow for does not apply.
+    pub(super) fn rehearsed(&self, now: Timestamp) -> Option<&str> {
+        let ended = |drill: &&Drill| {
+            drill.state != DrillState::Running && now.since(drill.ends) < AFTER_DRILL
+        };
+        let drill = self.drill.as_ref().filter(ended)?;
+        Some(drill.backend.region())
     }
 
     /// The drill, if one runs.
@@ -167,10 +181,14 @@ impl Stepping<'_> {
         self.happened(Steered::DrillStarted(Box::new(drill)));
     }
 
-    fn end_drill(&mut self, state: DrillState) {
+    fn end_drill(&mut self, state: DrillState, seen: &super::DrillObservation) {
         if let Some(drill) = self.next.running_drill() {
-            let ended = drill::ended(drill.clone(), state, self.now);
-            self.put_drill(ended);
+            let report = drill.report_with(seen, self.next.plan.as_ref(), self.now);
+            let drill = Drill {
+                report,
+                ..drill.clone()
+            };
+            self.put_drill(drill::ended(drill, state, self.now));
         }
     }
 

@@ -74,18 +74,21 @@ impl Services {
 /// comes first: while a new one spreads, replicas may be counting two.
 pub fn merge(views: impl IntoIterator<Item = ServiceView>) -> ServiceView {
     let mut sum = ServiceView::default();
+    let mut latency = BTreeMap::new();
     for view in views {
         for (order, demand) in view.origins {
             *sum.origins.entry(order).or_default() += demand;
         }
         sum.rates += view.rates;
         sum.recent += view.recent;
+        super::add_latency(&mut latency, view.latency);
         match (&mut sum.drill, view.drill) {
             (Some((id, counts)), Some((same, more))) if *id == same => *counts += more,
             (Some(_), _) => {}
             (first @ None, drill) => *first = drill,
         }
     }
+    sum.latency = latency.into_iter().collect();
     sum
 }
 

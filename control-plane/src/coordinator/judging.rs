@@ -15,7 +15,7 @@ use crate::{
     clock::jitter,
     commit::{ATTEMPTS, Attempt, Known},
     config::Fleet,
-    events,
+    drills, events,
     store::{About, BackendState, ReplicaView, StoreError},
 };
 
@@ -31,6 +31,7 @@ impl Coordinator {
         self.judge_endpoints(&state, fleet, &figures).await;
         let mut known = Known::of(state);
         known.publish(&self.plane, policy);
+        self.undo_drill(&mut known, policy).await?;
         self.end_trials(&mut known, policy, &figures).await?;
         let (verdict, wake_at) = self.tick(&mut known, policy, &figures).await?;
         self.stand_in(&mut known, policy, fleet, &figures).await?;
@@ -53,6 +54,30 @@ impl Coordinator {
             },
         );
         Ok(next)
+    }
+
+    /// Closes what a drill opened, once it is over, so that traffic returns.
+    async fn undo_drill(
+        &mut self,
+        known: &mut Known,
+        policy: &BreakerPolicy,
+    ) -> Result<(), StoreError> {
+        let service = self.plane.board.services.get(known.name.service());
+        let drill = service.as_ref().and_then(|s| s.steering.drill.as_ref());
+        let Some(drill) = drill.filter(|drill| drill.backend == known.name) else {
+            return Ok(());
+        };
+        // Lost: another replica may have closed it.
+        for _ in 0..ATTEMPTS {
+            let now = self.plane.clock.now();
+            if !drills::left_behind(drill, &known.breaker, now) {
+                break;
+            }
+            known
+                .attempt(&self.plane, policy, Input::Reset, now)
+                .await?;
+        }
+        Ok(())
     }
 
     /// All replicas' views. Who reports is counted over all of them already.

@@ -10,15 +10,17 @@ use breaker_core::{
     capacity::LearnedCapacity,
     ids::{RegionName, ServiceName},
     plan::{OriginPlan, RegionOrder},
-    steering::{Observed, SteeringInput, SteeringSettings, SteeringStep},
+    steering::{Drill, DrillState, Observed, SteeringInput, SteeringSettings, SteeringStep},
 };
 use fleet_config::Service;
+use tokio::time::Instant;
 
 use super::{CALM, Coordinator, HOT, SPACING};
 use crate::{
     board::services::{demand, merge},
     commit::{ATTEMPTS, Attempt, KnownService},
     config::{self, Fleet},
+    drills,
     plane::Plane,
     store::{ServiceState, ServiceView, StoreError},
 };
@@ -112,21 +114,41 @@ impl Coordinator {
         let figures = merge(own.into_iter().chain([held.others.clone()]));
         plane.board.services.show_figures(name, figures.clone());
         let settings = config::settings(service);
-        held.forget_gone_regions(&plane, service, &settings).await?;
+        held.forget_gone_regions(&plane, fleet, service, &figures)
+            .await?;
         let regions = Regions::read(&plane, service);
         held.learn(&regions);
         let observed = Observed {
             regions: regions.inputs(),
             demand: of_orders(fleet, name, &figures),
             learned: held.learned(),
-            drill: None,
+            drill: held
+                .known
+                .steering
+                .running_drill()
+                .map(|drill| drills::observe(&plane, fleet, drill, &figures)),
         };
         let step = held.decide(&plane, &settings, &observed).await?;
         held.breakers = regions.versions();
         let demand = demand(&figures).total();
         let before = std::mem::replace(&mut held.demand, demand);
         let jumps = (demand - before).abs() > STEADY * before.max(demand);
-        let hot = jumps || !regions.all_closed() || held.away_from_home();
+        let steering = &held.known.steering;
+        let rehearsed = steering.running_drill().is_some();
+        if rehearsed {
+            // Its guard goes by what all of them get.
+            let next = Instant::now() + HOT;
+            for backend in service.backends.values() {
+                self.due.at(backend.name.clone(), next);
+            }
+        } else if let Some(drill) = &steering.drill {
+            let seen = plane.board.get(&drill.backend);
+            let now = plane.clock.now();
+            if seen.is_some_and(|seen| drills::left_behind(drill, &seen.breaker, now)) {
+                self.due.urge(drill.backend.clone(), Instant::now());
+            }
+        }
+        let hot = jumps || rehearsed || !regions.all_closed() || held.away_from_home();
         let regular = if hot { HOT } else { CALM };
         let wake_at = step.and_then(|step| step.wake_at);
         let wake = wake_at.map(|at| self.until(at) + Duration::from_millis(1));
@@ -168,13 +190,15 @@ impl OfService {
         Ok(None)
     }
 
-    /// Drains of regions that are no longer configured.
+    /// Drains, and a drill, of regions that are no longer configured.
     async fn forget_gone_regions(
         &mut self,
         plane: &Plane,
+        fleet: &Fleet,
         service: &Service,
-        settings: &SteeringSettings,
+        figures: &ServiceView,
     ) -> Result<(), StoreError> {
+        let settings = &config::settings(service);
         self.capacities
             .retain(|region, _| service.backends.contains_key(region));
         let drains = self.known.steering.drains.keys();
@@ -183,6 +207,16 @@ impl OfService {
             let input = SteeringInput::Drain(region, None);
             let now = plane.clock.now();
             // Lost: the next look tries again.
+            self.known
+                .attempt(plane, settings, input, now, None)
+                .await?;
+        }
+        let drill = self.known.steering.running_drill();
+        let gone = |drill: &&Drill| !service.backends.contains_key(drill.backend.region());
+        if let Some(drill) = drill.filter(gone) {
+            let seen = drills::observe(plane, fleet, drill, figures);
+            let input = SteeringInput::EndDrill(DrillState::Stopped, &seen);
+            let now = plane.clock.now();
             self.known
                 .attempt(plane, settings, input, now, None)
                 .await?;
@@ -223,8 +257,18 @@ impl OfService {
 /// This replica's view; `None` without anything to tell.
 fn own_view(plane: &Plane, name: &ServiceName, fleet: &Fleet) -> Option<ServiceView> {
     let order = |pop: &PopId| fleet.order(pop, name);
-    let services = &plane.figures.services;
-    let view = services.view(name, order, plane.clock.now());
+    let (figures, now) = (&plane.figures, plane.clock.now());
+    let seen = plane.board.services.get(name.as_str());
+    let drill = seen.as_ref().and_then(|seen| seen.steering.running_drill());
+    let id = drill.map(|drill| drill.id.as_str());
+    let view = figures.services.view(name, order, id, now);
+    let view = view.map(|view| ServiceView {
+        latency: match drill {
+            Some(_) => figures.recent_latency(name, now),
+            None => Vec::new(),
+        },
+        ..view
+    });
     let service = fleet.config.services.get(name);
     let throttle = service.and_then(|service| service.throttle.as_ref());
     let quotas = throttle.map(|throttle| plane.quotas.register(name, throttle.rate));

@@ -71,6 +71,8 @@ struct OfService {
     agents: BTreeMap<AgentId, Wanting>,
     /// By slot, oldest first.
     callers: VecDeque<(u64, CallerView)>,
+    /// What they got since this replica heard of the drill that runs.
+    drill: Option<(String, CallerView)>,
 }
 
 /// One agent's demand for one service.
@@ -137,11 +139,13 @@ impl Services {
     }
 
     /// This replica's view of a service, for its register; `None` without
-    /// activity. `order` has the regions of the service as a POP prefers them.
+    /// activity. `order` has the regions of the service as a POP prefers them,
+    /// `drill` is the one that runs.
     pub fn view(
         &self,
         name: &ServiceName,
         order: impl Fn(&PopId) -> RegionOrder,
+        drill: Option<&str>,
         now: Timestamp,
     ) -> Option<ServiceView> {
         let mut inner = self.lock();
@@ -151,7 +155,9 @@ impl Services {
             .retain(|_, agent| now.since(agent.heard) <= SPAN);
         let of_service = inner.services.get_mut(name)?;
         of_service.forget(now);
-        if of_service.agents.is_empty() && of_service.callers.is_empty() {
+        of_service.count_for(drill);
+        let idle = of_service.agents.is_empty() && of_service.callers.is_empty();
+        if idle && drill.is_none() {
             inner.services.remove(name);
             return None;
         }
@@ -159,6 +165,7 @@ impl Services {
             origins: of_service.origins(&inner.agents, order, now),
             rates: of_service.rates(),
             recent: of_service.recent(now),
+            drill: of_service.drill.clone(),
             ..ServiceView::default()
         })
     }
@@ -217,10 +224,20 @@ impl OfService {
     }
 
     fn record_callers(&mut self, callers: CallerView, now: Timestamp) {
+        if let Some((_, counts)) = &mut self.drill {
+            *counts += callers;
+        }
         let slot = now.as_millis() / SLOT_MS;
         match self.callers.back_mut() {
             Some((last, sum)) if *last >= slot => *sum += callers,
             _ => self.callers.push_back((slot, callers)),
+        }
+    }
+
+    fn count_for(&mut self, drill: Option<&str>) {
+        let counted = self.drill.as_ref().map(|(id, _)| id.as_str());
+        if counted != drill {
+            self.drill = drill.map(|id| (id.to_owned(), CallerView::default()));
         }
     }
 

@@ -9,15 +9,19 @@ mod watching;
 
 use std::{pin::Pin, sync::Arc};
 
-use breaker_core::{AgentId, BackendName, breaker::StateName, ids::ServiceName};
+use breaker_core::{AgentId, BackendName, breaker::StateName, ids::ServiceName, steering::Drill};
 use prost::Message;
-use rampmeter_api::v1::{self, fleet_service_server::FleetService};
+use rampmeter_api::{
+    convert::steering,
+    v1::{self, fleet_service_server::FleetService},
+};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::{paging, status};
 use crate::{
     config::Fleet,
+    drills,
     plane::Plane,
     store::{EventCursor, EventQuery},
 };
@@ -42,6 +46,14 @@ impl Reader {
 
     fn fleet(&self) -> Result<Arc<Fleet>, Status> {
         self.plane.fleet().ok_or_else(status::no_config)
+    }
+
+    /// The drill that runs, or the last one, of each service.
+    fn drills(&self, fleet: &Fleet) -> Vec<Drill> {
+        let services = self.plane.board.services.all().into_iter();
+        services
+            .filter_map(|(_, seen)| drills::shown(&self.plane, fleet, &seen))
+            .collect()
     }
 
     /// Only backends of this service; all when empty.
@@ -231,16 +243,33 @@ impl FleetService for Reader {
 
     async fn list_drills(
         &self,
-        _: Request<v1::ListDrillsRequest>,
+        request: Request<v1::ListDrillsRequest>,
     ) -> Result<Response<v1::ListDrillsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let service = request.into_inner().service;
+        let fleet = self.fleet()?;
+        if !service.is_empty() {
+            status::known_service(&fleet, &service)?;
+        }
+        let drills = self.drills(&fleet).into_iter();
+        let of = |drill: &Drill| service.is_empty() || drill.backend.service() == service;
+        let drills = drills.filter(of).map(|drill| steering::drill(&drill));
+        Ok(Response::new(v1::ListDrillsResponse {
+            drills: drills.collect(),
+        }))
     }
 
     async fn get_drill(
         &self,
-        _: Request<v1::GetDrillRequest>,
+        request: Request<v1::GetDrillRequest>,
     ) -> Result<Response<v1::GetDrillResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let id = request.into_inner().id;
+        let drills = self.drills(&*self.fleet()?);
+        let drill = drills.iter().find(|drill| drill.id == id);
+        let drill = drill.map(steering::drill).ok_or_else(|| {
+            let known = drills.iter().map(|drill| drill.id.as_str());
+            status::not_found("drill", &id, known, "ListDrills")
+        })?;
+        Ok(Response::new(v1::GetDrillResponse { drill: Some(drill) }))
     }
 
     async fn get_candidate(

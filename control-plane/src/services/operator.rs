@@ -3,6 +3,7 @@
 
 mod configs;
 mod drains;
+mod drills;
 mod fields;
 mod overrides;
 mod plans;
@@ -87,16 +88,18 @@ impl OperatorService for Operator {
 
     async fn start_drill(
         &self,
-        _: Request<v1::StartDrillRequest>,
+        request: Request<v1::StartDrillRequest>,
     ) -> Result<Response<v1::StartDrillResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let started = drills::start(&self.plane, request).await;
+        started.map(Response::new)
     }
 
     async fn stop_drill(
         &self,
-        _: Request<v1::StopDrillRequest>,
+        request: Request<v1::StopDrillRequest>,
     ) -> Result<Response<v1::StopDrillResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let stopped = drills::stop(&self.plane, request).await;
+        stopped.map(Response::new)
     }
 
     async fn drop_candidate(

@@ -347,6 +347,8 @@ pub struct ServiceView {
     pub recent: CallerView,
     /// Since this replica heard of the drill of this id: counts of requests.
     pub drill: Option<(String, CallerView)>,
+    /// While a drill runs: latency of its last second or two, sparse histogram.
+    pub latency: Vec<(u32, u32)>,
     /// By the hash of the key, 0 where the throttle has none.
     pub quotas: BTreeMap<u64, QuotaView>,
 }

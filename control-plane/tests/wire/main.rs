@@ -5,6 +5,7 @@ mod agents;
 mod candidates;
 mod configs;
 mod drains;
+mod drills;
 mod harness;
 mod loops;
 mod operators;

@@ -381,6 +381,7 @@ fn held() -> v1::ServiceDecision {
             region_order: order.map(str::to_owned).into(),
             regions: order.into_iter().zip([0.0, 0.5]).map(share).collect(),
             demand_per_second: 100.0,
+            mix: None,
         }],
         mix: Some(normal(1.0)),
         drains: ["us-east", "gone"]

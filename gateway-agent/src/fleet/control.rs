@@ -360,8 +360,17 @@ impl Control {
             || self.services.values().any(Steered::is_urgent);
         let urgent = urgent && self.pace.allow(now);
         let (calm, hot) = (link.calm, link.hot);
+        let rehearsing = self.services.values().filter(|steered| steered.rehearses());
+        let rehearsing: Vec<_> = rehearsing.map(|s| s.service.name.clone()).collect();
+        let calm_of = |watched: &Watched| {
+            let service = watched.backend.name.service();
+            match rehearsing.iter().any(|name| name.as_str() == service) {
+                true => hot,
+                false => calm,
+            }
+        };
         let backends = self.backends.values_mut().filter(|watched| {
-            (urgent && watched.pending.is_urgent()) || watched.is_due(now, calm, hot)
+            (urgent && watched.pending.is_urgent()) || watched.is_due(now, calm_of(watched), hot)
         });
         let services = self
             .services

@@ -167,7 +167,13 @@ impl Steered {
 
     /// Whether a report is due, urgency aside.
     pub fn is_due(&self, now: Timestamp, calm: Duration, hot: Duration) -> bool {
-        !self.slots.is_empty() && self.rhythm.is_due(now, true, (calm, hot))
+        !self.slots.is_empty() && self.rhythm.is_due(now, !self.rehearses(), (calm, hot))
+    }
+
+    /// A drill fails or delays its requests here: it is judged by what callers get
+    /// from moment to moment.
+    pub fn rehearses(&self) -> bool {
+        self.service.way.load().drill.is_some()
     }
 
     /// Takes what is not yet reported.

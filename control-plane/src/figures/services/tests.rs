@@ -53,7 +53,7 @@ fn order(pop: &PopId) -> RegionOrder {
 }
 
 fn view(services: &Services, now: Timestamp) -> Option<ServiceView> {
-    services.view(&pay(), order, now)
+    services.view(&pay(), order, None, now)
 }
 
 fn demand(services: &Services, now: Timestamp) -> f64 {

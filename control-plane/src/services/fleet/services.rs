@@ -12,7 +12,7 @@ use rampmeter_api::{
 };
 
 use super::render;
-use crate::{board, config::Fleet, plane::Plane, quota};
+use crate::{board, config::Fleet, drills, plane::Plane, quota};
 
 /// One configured service, with its backends.
 pub(super) fn service(
@@ -34,7 +34,7 @@ pub(super) fn service(
         plan: steering.plan.as_ref().map(rendered),
         proposed_plan: steering.proposed.as_ref().map(rendered),
         drains: drains.map(|(region, of)| drain(region, of)).collect(),
-        drill: steering.drill.as_ref().map(drill),
+        drill: drills::shown(plane, fleet, &seen).as_ref().map(drill),
         quotas: quota::status(plane, fleet, name),
         traffic: Some(board::services::traffic(&seen.figures)),
         summary: summary(name, steering, plane.clock.now()),

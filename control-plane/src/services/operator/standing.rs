@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use breaker_core::{
     BackendName, BreakerPolicy, Mode, Timestamp,
+    breaker::StateName,
     ids::{RegionName, ServiceName},
 };
 use rampmeter_api::v1;
@@ -134,6 +135,61 @@ impl<'a> Standing<'a> {
         Err(status::precondition("LAST_ADMITTED_REGION", message))
     }
 
+    /// Refuses to rehearse a failure that would turn the service off, or that could
+    /// not be told from what is there already: at its end, its breaker is closed.
+    pub(super) fn may_drill(&self, region: &str, now: Timestamp) -> Result<(), Status> {
+        let service = &self.known.name;
+        if let Some(drill) = self.known.steering.running_drill() {
+            let message = format!(
+                "{service} has a drill already, {} on {} by {}, for another {:.0} s ({}): stop it \
+                 first, or wait",
+                drill.id,
+                drill.backend,
+                drill.actor,
+                now.until(drill.ends).as_secs_f64(),
+                drill.reason
+            );
+            return Err(status::precondition("DRILL_RUNS", message));
+        }
+        if !self.others_admitted(region, now) {
+            let message = format!(
+                "{region} is the last admitted region of {service}{}: a drill there would turn the \
+                 service off",
+                self.why_others_are_not(region, now)
+            );
+            return Err(status::precondition("LAST_ADMITTED_REGION", message));
+        }
+        let drain = self.known.steering.drains.get(region);
+        if let Some(drain) = drain.filter(|drain| drain.expires > now) {
+            let message = format!(
+                "{region} is drained for {service} by {} ({}): nothing goes there that could fail",
+                drain.actor, drain.reason
+            );
+            return Err(status::precondition("DRAINED", message));
+        }
+        let breaker = self.backend(region)?.breaker;
+        if let Some(over) = breaker.over.as_ref().filter(|over| over.expires > now) {
+            let message = format!(
+                "{service}/{region} has an override by {} for another {:.0} s ({}): clear it first",
+                over.actor,
+                now.until(over.expires).as_secs_f64(),
+                over.reason
+            );
+            return Err(status::precondition("OVERRIDDEN", message));
+        }
+        let mut circuits = breaker.circuits();
+        let open = circuits.find(|(_, circuit)| circuit.state() != StateName::Closed);
+        let Some((pop, circuit)) = open else {
+            return Ok(());
+        };
+        let place = pop.map(|pop| format!(" at {pop}")).unwrap_or_default();
+        let message = format!(
+            "{service}/{region} is {}{place}: a drill starts from a CLOSED breaker",
+            state_word(circuit.state())
+        );
+        Err(status::precondition("NOT_CLOSED", message))
+    }
+
     /// " (us-west is drained by ada, eu-west is OPEN)"; empty without others.
     fn why_others_are_not(&self, region: &str, now: Timestamp) -> String {
         let others = self.backends.iter().filter(|(r, _)| r.as_str() != region);
@@ -145,8 +201,7 @@ impl<'a> Standing<'a> {
                     format!("{other} is held open by {}", over.actor)
                 }
                 (None, _) => {
-                    let state = v1::BreakerState::from(known.breaker.fleet.state());
-                    let state = state.as_str_name().trim_start_matches("BREAKER_STATE_");
+                    let state = state_word(known.breaker.fleet.state());
                     format!("{other} is {state}")
                 }
             }
@@ -192,4 +247,9 @@ impl<'a> Standing<'a> {
         );
         Err(status::precondition("CONTRADICTS_OVERRIDE", message))
     }
+}
+
+fn state_word(state: StateName) -> &'static str {
+    let state = v1::BreakerState::from(state);
+    state.as_str_name().trim_start_matches("BREAKER_STATE_")
 }

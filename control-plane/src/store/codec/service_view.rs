@@ -4,7 +4,10 @@ use breaker_core::{ByPriority, plan::RegionOrder};
 use prost::Message;
 use rampmeter_api::store as stored;
 
-use super::{Decoded, by_priority, finite, parse, read_by_priority, read_order};
+use super::{
+    Decoded, by_priority, finite, parse, read_by_priority, read_order,
+    view::{latency, read_latency},
+};
 use crate::store::{CallerView, QuotaView, ServiceView};
 
 /// Encodes a register.
@@ -21,6 +24,7 @@ pub(in crate::store) fn encode_service_view(view: &ServiceView) -> Vec<u8> {
     };
     let (drill_id, drill) = view.drill.clone().unwrap_or_default();
     let (rates, recent) = (view.rates, view.recent);
+    let (latency_index_deltas, latency_counts) = latency(&view.latency);
     stored::ServiceRegister {
         origins: view.origins.iter().map(origin).collect(),
         succeeded_milli: milli(rates.succeeded),
@@ -39,6 +43,8 @@ pub(in crate::store) fn encode_service_view(view: &ServiceView) -> Vec<u8> {
         recent_refused: whole(recent.refused),
         recent_shed: whole(recent.shed),
         recent_shadowed: whole(recent.shadowed),
+        latency_index_deltas,
+        latency_counts,
         quotas: view.quotas.iter().map(quota).collect(),
     }
     .encode_to_vec()
@@ -90,6 +96,7 @@ pub(in crate::store) fn decode_service_view(bytes: &[u8]) -> Decoded<ServiceView
             shadowed: register.recent_shadowed as f64,
         },
         drill: (!register.drill_id.is_empty()).then_some((register.drill_id, drill)),
+        latency: read_latency(&register.latency_index_deltas, &register.latency_counts)?,
         quotas: register.quotas.iter().map(quota).collect::<Decoded<_>>()?,
     })
 }

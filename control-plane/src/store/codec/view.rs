@@ -15,12 +15,7 @@ use crate::store::{EndpointView, ReplicaView};
 
 /// Encodes a register.
 pub(in crate::store) fn encode_view(view: &ReplicaView) -> Vec<u8> {
-    let mut previous = 0;
-    let deltas = view.latency.iter().map(|(bucket, _)| {
-        let delta = bucket.wrapping_sub(previous);
-        previous = *bucket;
-        delta
-    });
+    let (deltas, counts) = latency(&view.latency);
     stored::Register {
         pops: view.fleet.pops.iter().map(pop).collect(),
         baseline_requests: view.fleet.baseline.requests,
@@ -30,8 +25,8 @@ pub(in crate::store) fn encode_view(view: &ReplicaView) -> Vec<u8> {
         demand_milli: view.demand_milli,
         rejected_milli: view.rejected_milli,
         in_flight: view.in_flight,
-        latency_index_deltas: deltas.collect(),
-        latency_counts: view.latency.iter().map(|(_, count)| *count).collect(),
+        latency_index_deltas: deltas,
+        latency_counts: counts,
         agents_known: view.fleet.agents_known,
         agents_reporting: view.fleet.agents_reporting,
         candidates: view.candidates.iter().map(candidate).collect(),
@@ -79,7 +74,18 @@ pub(in crate::store) fn decode_view(bytes: &[u8]) -> Decoded<ReplicaView> {
     })
 }
 
-fn read_latency(deltas: &[u32], counts: &[u32]) -> Decoded<Vec<(u32, u32)>> {
+/// A sparse histogram as deltas of its buckets, and counts.
+pub(super) fn latency(sparse: &[(u32, u32)]) -> (Vec<u32>, Vec<u32>) {
+    let mut previous = 0;
+    let delta = |(bucket, count): &(u32, u32)| {
+        let delta = bucket.wrapping_sub(previous);
+        previous = *bucket;
+        (delta, *count)
+    };
+    sparse.iter().map(delta).unzip()
+}
+
+pub(super) fn read_latency(deltas: &[u32], counts: &[u32]) -> Decoded<Vec<(u32, u32)>> {
     if deltas.len() != counts.len() {
         return Err(range("the number of latency counts", counts.len()));
     }

@@ -210,15 +210,19 @@ fn service_view() -> impl Strategy<Value = ServiceView> {
         callers(1_000.0),
         callers(1.0),
         option::of((".+", callers(1.0))),
+        btree_map(any::<u32>(), any::<u32>(), 0..4),
         btree_map(any::<u64>(), quota, 0..4),
     );
-    parts.prop_map(|(origins, rates, recent, drill, quotas)| ServiceView {
-        origins,
-        rates,
-        recent,
-        drill,
-        quotas,
-    })
+    parts.prop_map(
+        |(origins, rates, recent, drill, latency, quotas)| ServiceView {
+            origins,
+            rates,
+            recent,
+            drill,
+            latency: latency.into_iter().collect(),
+            quotas,
+        },
+    )
 }
 
 proptest! {
