@@ -127,18 +127,19 @@ impl Score {
 pub const LEAN_SCORE: f64 = 3.0;
 
 /// Requests needed to convict where the throttle meters: of a backend that takes
-/// every other request, as many in a row are refused once in ten thousand times.
-const METERED_VOLUME: u64 = 15;
+/// every other request, as many in a row are refused four times in a thousand.
+const METERED_VOLUME: u64 = 8;
 
-/// Where the throttle meters, bad requests convict only when this much time has
-/// passed since the first of them: gateways that saw successes alone report once
-/// a second, so until then silence would convict.
-const METERED_AFTER: Duration = Duration::from_secs(1);
+/// Who was not heard for this long saw nothing: agents report once a second at
+/// the least what they saw.
+const SILENCE: Duration = Duration::from_secs(1);
 
-/// The first of them is looked for this far back, and further while there are
-/// fewer requests than [`LATE_VOLUME`]. A little more than the above, because slots
-/// older than a second are wide.
+/// The first bad request is looked for this far back, and further while there are
+/// fewer requests than [`LATE_VOLUME`].
 const LATE: Duration = Duration::from_millis(1500);
+
+/// Slots by which those of two agents may be apart.
+const APART: u32 = 2;
 
 /// Enough to tell half from nine tenths.
 const LATE_VOLUME: u64 = 50;
@@ -161,6 +162,10 @@ pub struct Rule {
     /// The throttle meters what is short of `intolerable`: a run of bad requests
     /// does not convict while others are still taken.
     metered: bool,
+    /// Up to when all is known. Where the throttle meters, a run of bad requests
+    /// that began later does not convict: failures are told at once and successes
+    /// later, so silence would.
+    known: Timestamp,
 }
 
 impl Rule {
@@ -194,7 +199,17 @@ impl Rule {
                 volume
             },
             metered,
+            known: Timestamp::from_millis(u64::MAX),
         })
+    }
+
+    /// The rule over a view that is complete up to `heard`; of older silence nothing
+    /// is expected any more.
+    pub(crate) fn known_until(&self, heard: Timestamp, now: Timestamp) -> Self {
+        Self {
+            known: heard.max(now - SILENCE),
+            ..*self
+        }
     }
 
     /// The rules in force, in the order in which they are asked.
@@ -272,7 +287,7 @@ impl Rule {
                 best = this;
             }
         }
-        best.failing &= !self.metered || late.is_down(self.intolerable);
+        best.failing &= !self.metered || late.is_down(self.intolerable, best.onset, self.known);
         best
     }
 }
@@ -299,9 +314,19 @@ impl Late {
         }
     }
 
-    fn is_down(&self, intolerable: f64) -> bool {
-        let lasted = self.newest.unwrap_or_default() - self.onset;
-        lasted >= slots(METERED_AFTER) && self.bad as f64 >= intolerable * self.requests as f64
+    /// Everyone was heard after the first bad one, and hardly a request was taken
+    /// since: for a while, or from about then on without end. Slots of two agents
+    /// are apart by a slot or two. At a threshold of 100 % only the while counts: a
+    /// backend that refuses everything for a moment may be getting used to a load.
+    fn is_down(&self, intolerable: f64, onset: Timestamp, known: Timestamp) -> bool {
+        let first = slot_start(self.onset);
+        let newest = slot_start(self.newest.unwrap_or_default());
+        let heard = first + SLOT <= known;
+        let hardly = self.bad as f64 >= intolerable * self.requests as f64;
+        let at_once = intolerable < 1.0 && onset <= first + SLOT * APART;
+        heard
+            && ((hardly && newest.since(first) >= SILENCE)
+                || (at_once && newest.since(onset) >= SLOT))
     }
 }
 

@@ -40,6 +40,9 @@ pub struct PopView {
     /// The worst agents by each rule, at most one for each rule and replica. An
     /// agent that moved between replicas is one witness with both windows.
     pub worst: Vec<Witness>,
+    /// Up to when it is complete, but for a fifth of its agents: see
+    /// [`PopView::heard`].
+    pub heard: Timestamp,
 }
 
 impl PopView {
@@ -58,6 +61,7 @@ impl PopView {
             agents: agents.len().try_into().unwrap_or(u32::MAX),
             total: Window::default(),
             worst: Vec::new(),
+            heard: Timestamp::from_millis(u64::MAX),
         };
         for (_, window) in &agents {
             view.total.merge(window);
@@ -83,8 +87,20 @@ impl PopView {
         view
     }
 
+    /// Notes when its agents with traffic were heard last. Without this, nobody
+    /// has anything to add. A fifth of them may be late: one that hangs must not
+    /// keep the others from being believed.
+    #[must_use]
+    pub fn heard(mut self, mut times: Vec<Timestamp>) -> Self {
+        times.sort_unstable();
+        let heard = times.get(times.len() / 5);
+        self.heard = heard.copied().unwrap_or(self.heard);
+        self
+    }
+
     fn merge(&mut self, other: &Self) {
         self.agents = self.agents.saturating_add(other.agents);
+        self.heard = self.heard.min(other.heard);
         self.total.merge(&other.total);
         for witness in &other.worst {
             match self.worst.iter_mut().find(|w| w.agent == witness.agent) {
@@ -209,9 +225,11 @@ fn judge_by(
         .iter()
         .filter(|p| p.total.total_since(since).requests > 0)
         .collect();
+    let heard = active.iter().map(|pop| pop.heard).min();
+    let rule = &rule.known_until(heard.unwrap_or(now), now);
     let judged: Vec<PopJudged<'_>> = active
         .iter()
-        .map(|pop| PopJudged::new(rule, pop, since))
+        .map(|pop| PopJudged::new(&rule.known_until(pop.heard, now), pop, since))
         .collect();
 
     let mut sum = Window::default();

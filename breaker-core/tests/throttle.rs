@@ -192,8 +192,13 @@ const CASES: [Case; 6] = [
 
 const SEEDS: u64 = 4;
 
+/// These backends refuse everything for a moment when their capacity falls, until
+/// their queue is that much shorter: at any other threshold they count as dead.
+const PATIENT: f64 = 1.0;
+
 fn scene(case: &Case, seed: u64, capacity: f64) -> Scene {
-    let setup = Setup::even(seed, case.agents, case.pops, case.rate);
+    let mut setup = Setup::even(seed, case.agents, case.pops, case.rate);
+    setup.policy.overload_rate_threshold = PATIENT;
     Scene::new(setup, Backend::new(capacity * case.rate, case.refusing))
 }
 
@@ -297,6 +302,9 @@ fn without_a_throttle_a_backend_that_works_to_refuse_flaps_and_with_one_it_serve
     let minutes = |metered: bool| {
         let mut setup = Setup::even(1, 20, 4, 400.0);
         setup.policy.overload_throttle = metered;
+        if metered {
+            setup.policy.overload_rate_threshold = PATIENT;
+        }
         let mut scene = Scene::new(setup, Backend::new(500.0, 0.5));
         scene.run(20);
         scene.set_capacity(200.0);
@@ -319,7 +327,7 @@ fn without_a_throttle_goodput_collapses_where_the_breaker_does_not_open() {
         let mut setup = Setup::even(1, 20, 4, 400.0);
         setup.policy.overload_throttle = metered;
         // As long as it takes something it stays closed.
-        setup.policy.overload_rate_threshold = 1.0;
+        setup.policy.overload_rate_threshold = PATIENT;
         let mut scene = Scene::new(setup, Backend::new(500.0, 0.4));
         scene.run(20);
         scene.set_capacity(200.0);

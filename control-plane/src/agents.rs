@@ -16,7 +16,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{probes::Assignment, quota, store::AgentPresence};
+use crate::{probes::Assignment, quota, store::AgentPresence, stream::asking};
 
 /// An agent that says nothing for this long is gone: five heartbeats.
 pub const SILENCE: Duration = Duration::from_secs(5);
@@ -60,6 +60,8 @@ pub struct Session {
     pub probes: watch::Sender<Option<Arc<Assignment>>>,
     /// Quotas on their way to it.
     pub quotas: quota::Slot,
+    /// What it is to be asked about.
+    pub asking: asking::Slot,
     /// Why its stream must end; empty while it need not.
     pub dismissed: watch::Sender<String>,
 }
@@ -155,6 +157,7 @@ impl Agents {
             grants,
             probes: watch::Sender::new(None),
             quotas: quota::Slot::default(),
+            asking: asking::Slot::default(),
             dismissed: watch::Sender::new(String::new()),
             who,
         });

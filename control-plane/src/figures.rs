@@ -148,7 +148,10 @@ impl OfBackend {
         now: Timestamp,
     ) -> ReplicaView {
         let pops = self.by_pop().into_iter().map(|(pop, agents)| {
-            PopView::of_agents(pop.clone(), agents.into_iter(), policy, baseline, since)
+            let windows = agents.iter().map(|(id, agent)| (*id, &agent.window));
+            let view = PopView::of_agents(pop.clone(), windows, policy, baseline, since);
+            let active = agents.iter().filter(|(_, agent)| !agent.window.is_empty());
+            view.heard(active.map(|(_, agent)| agent.heard).collect())
         });
         let demand = self.demand(now);
         let mut candidates = self.candidates(now);
@@ -172,12 +175,10 @@ impl OfBackend {
         }
     }
 
-    fn by_pop(&self) -> BTreeMap<&PopId, Vec<(&AgentId, &Window)>> {
+    fn by_pop(&self) -> BTreeMap<&PopId, Vec<(&AgentId, &OfAgent)>> {
         let mut pops: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (id, agent) in &self.agents {
-            pops.entry(&agent.pop)
-                .or_default()
-                .push((id, &agent.window));
+            pops.entry(&agent.pop).or_default().push((id, agent));
         }
         pops
     }

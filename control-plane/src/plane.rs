@@ -24,7 +24,7 @@ use crate::{
     peers::Peers,
     quota::Quotas,
     store::{Answer, EventPage, EventQuery, ReplicaId, Store, StoreError, SyncReply, SyncRequest},
-    stream::HelloLimit,
+    stream::{HelloLimit, asking::Asked},
     table::Table,
 };
 
@@ -52,6 +52,8 @@ pub struct Plane {
     pub figures: Figures,
     /// What they want of quotas, and what other replicas' agents do.
     pub quotas: Quotas,
+    /// Which backends agents were asked about.
+    pub asked: Asked,
     /// What readers are shown.
     pub board: Board,
     /// What the candidate configuration would have done.
@@ -89,6 +91,7 @@ impl Plane {
             agents: Agents::default(),
             figures: Figures::default(),
             quotas: Quotas::default(),
+            asked: Asked::default(),
             board: Board::default(),
             candidates: Candidates::default(),
             hellos: HelloLimit::default(),

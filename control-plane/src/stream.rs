@@ -3,6 +3,7 @@
 //! since it last sent. It holds one message, so a slow agent costs no memory:
 //! what it has not read yet is merged in the table.
 
+pub mod asking;
 mod hello;
 mod reading;
 mod writing;

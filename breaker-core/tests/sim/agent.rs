@@ -24,6 +24,8 @@ const HOT: Micros = ms(100);
 const CLOSEST: Micros = ms(20);
 /// A failure keeps an agent hot for this long.
 const HOT_FOR: Micros = secs(5);
+/// Prompt for this long after it was asked.
+const PROMPT_FOR: Micros = secs(1);
 /// Expedited reports: 10 a second, bursts of 5.
 const BUDGET: f64 = 5.0;
 const REFILL_PER_MICRO: f64 = 10.0 / 1e6;
@@ -47,6 +49,7 @@ pub struct Agent {
     sequence: u64,
     last_report: Micros,
     hot_until: Micros,
+    prompt_until: Micros,
     urgent: bool,
     tokens: f64,
     tokens_at: Micros,
@@ -69,6 +72,7 @@ impl Agent {
             sequence: 0,
             last_report: 0,
             hot_until: 0,
+            prompt_until: 0,
             urgent: false,
             tokens: BUDGET,
             tokens_at: 0,
@@ -190,7 +194,11 @@ impl World {
         let agent = &mut self.agents[index];
         let since = now - agent.last_report;
         let hot = now < agent.hot_until || agent.admission(policy, time) < 1.0;
-        let interval = if hot { HOT } else { CALM };
+        let interval = match (now < agent.prompt_until, hot) {
+            (true, _) => CLOSEST,
+            (_, true) => HOT,
+            _ => CALM,
+        };
         let expedited = || agent.urgent && since >= CLOSEST;
         let due = since >= interval || (expedited() && agent.spend_token(now));
         if !agent.up || !due {
@@ -263,6 +271,11 @@ impl World {
                     agent.granted.push(lease.id.clone());
                     agent.lease = Some(lease);
                 }
+            }
+            ToAgent::ReportNow => {
+                agent.prompt_until = self.now + PROMPT_FOR;
+                agent.hot_until = self.now + HOT_FOR;
+                self.report_if_due(index);
             }
         }
     }

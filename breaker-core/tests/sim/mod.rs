@@ -153,6 +153,8 @@ pub enum ToAgent {
     Decision(Box<Breaker>),
     /// For one life of the agent: a stream does not outlive either end.
     Grant(TrialLease, u64),
+    /// What did you see?
+    ReportNow,
 }
 
 /// What is shared by the replicas.

@@ -16,6 +16,8 @@ use super::{Event, Micros, ToAgent, ToReplica, World, agent_id, ms, secs};
 const CALM: Micros = secs(1);
 const HOT: Micros = ms(100);
 /// Urgent reports start no more syncs than one in this time.
+/// Agents that were asked are not asked again sooner.
+const ASK_AGAIN: Micros = secs(5);
 const CLOSEST: Micros = ms(5);
 /// A round trip to the store.
 const STORE: Micros = ms(1);
@@ -70,6 +72,7 @@ pub struct Replica {
     published: Option<Version>,
     published_at: Micros,
     leases: u64,
+    ask_again: Micros,
 }
 
 impl Replica {
@@ -90,6 +93,7 @@ impl Replica {
             published: None,
             published_at: 0,
             leases: 0,
+            ask_again: 0,
         }
     }
 
@@ -124,6 +128,7 @@ impl World {
                 known.newest = Some(order);
                 known.heard = now;
                 known.demand = report.demand as f64;
+                let overloaded = report.slots.iter().any(|slot| slot.counts.overloads > 0);
                 let refused = Counts {
                     requests: report.refused,
                     ..Counts::default()
@@ -135,6 +140,9 @@ impl World {
                         .record(now - Duration::from_millis(age_ms), counts);
                     it.calm_counts += counts;
                 }
+                if overloaded && self.setup.policy.overload_throttle {
+                    self.ask_agents(replica);
+                }
                 if report.urgent {
                     self.sync_soon(replica);
                 }
@@ -142,6 +150,23 @@ impl World {
             ToReplica::Trial(lease, outcome) => {
                 it.results.push((lease, outcome));
                 self.sync_soon(replica);
+            }
+        }
+    }
+
+    /// Asks the replica's agents what they saw, now and then.
+    fn ask_agents(&mut self, replica: usize) {
+        let it = &mut self.replicas[replica];
+        if self.now < it.ask_again {
+            return;
+        }
+        it.ask_again = self.now + ASK_AGAIN;
+        for agent in 0..self.agents.len() {
+            if self.agents[agent].up && self.agents[agent].replica == replica {
+                self.send(|| Event::AtAgent {
+                    agent,
+                    message: ToAgent::ReportNow,
+                });
             }
         }
     }
@@ -311,8 +336,11 @@ impl World {
                 .map(|a| (agent_id(*a), &it.known[a].window))
                 .collect();
             let windows = named.iter().map(|(id, window)| (id, *window));
+            let view = PopView::of_agents(pop, windows, policy, it.baseline, since);
+            let active = agents.iter().map(|a| &it.known[a]);
+            let active = active.filter(|known| !known.window.is_empty());
             own.pops
-                .push(PopView::of_agents(pop, windows, policy, it.baseline, since));
+                .push(view.heard(active.map(|known| known.heard).collect()));
         }
         it.metered.compact(now, policy.window);
         self.store.metered.insert(replica, it.metered.clone());

@@ -36,6 +36,9 @@ const RETRY_AFTER_LIMIT: Duration = Duration::from_secs(300);
 pub struct Intake {
     /// Backends that saw trouble: decide at once.
     pub urgent: Vec<BackendName>,
+    /// Of those, backends that refused requests while a throttle may meter them:
+    /// what others saw is needed, too.
+    pub overloaded: Vec<BackendName>,
     /// Names that are no backends of ours.
     pub unknown: Noted,
     /// Figures that were cut.
@@ -83,6 +86,9 @@ impl Figures {
             };
             let of_backend = backends.entry(name.clone()).or_default();
             if of_backend.record(agent, pop, wire, now, &mut intake.cut) {
+                if wire.slots.iter().any(|slot| slot.overloads > 0) {
+                    intake.overloaded.push(name.clone());
+                }
                 intake.urgent.push(name);
             }
         }

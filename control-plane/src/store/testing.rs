@@ -83,6 +83,7 @@ pub(super) fn view(requests: u64) -> ReplicaView {
         agents: 1,
         total,
         worst: Vec::new(),
+        heard: Timestamp::from_millis(1_500),
     };
     ReplicaView {
         fleet: FleetView {

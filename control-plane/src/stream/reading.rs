@@ -12,6 +12,7 @@ use tonic::{Status, Streaming};
 
 use crate::{
     agents::{SILENCE, Session},
+    config::Fleet,
     figures::Noted,
     plane::{Plane, TrialAnswer},
     services::status,
@@ -139,6 +140,7 @@ impl Reader<'_> {
         let known = |name: &ServiceName| fleet.config.services.contains_key(name);
         let services = &figures.services;
         let taken = services.record(&who.agent, &who.pop, report, known, now);
+        self.ask_others(&intake.overloaded, &fleet);
         if !intake.urgent.is_empty() {
             metrics.reports_urgent.add(1);
             self.plane.mailbox.urge(intake.urgent);
@@ -154,6 +156,25 @@ impl Reader<'_> {
             self.count_cuts(&cut);
         }
         self.count_cuts(&quotas);
+    }
+
+    /// Asks the other agents what they saw of backends that refuse requests.
+    fn ask_others(&self, overloaded: &[BackendName], fleet: &Fleet) {
+        let metered = |name: &&BackendName| {
+            let policy = fleet.config.policy(name);
+            policy.is_some_and(|policy| policy.overload_throttle)
+        };
+        let metered: Vec<_> = overloaded.iter().filter(metered).cloned().collect();
+        if metered.is_empty() {
+            return;
+        }
+        let due = self.plane.asked.due(&metered);
+        if due.is_empty() {
+            return;
+        }
+        for session in self.plane.agents.connected() {
+            session.asking.put(&due);
+        }
     }
 
     fn count_cuts(&mut self, cut: &Noted) {

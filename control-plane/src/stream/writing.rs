@@ -108,6 +108,7 @@ impl Writer<'_> {
                 _ = probes.changed() => self.send_probes(&mut probes).await?,
                 Some(grant) = granted.recv() => self.send_grant(&grant).await?,
                 () = session.quotas.filled() => self.send_quotas().await?,
+                () = session.asking.filled() => self.ask().await?,
                 Some(nonce) = answers.recv() => {
                     self.send(Message::Heartbeat(v1::Heartbeat { nonce })).await?;
                 }
@@ -190,6 +191,14 @@ impl Writer<'_> {
         let place = self.outbound.reserve().await.map_err(|_| Gone)?;
         if let Some(grant) = self.session.quotas.take(self.plane.clock.now()) {
             place.send(Ok(encoded(Message::QuotaGrant(grant))));
+        }
+        Ok(())
+    }
+
+    async fn ask(&self) -> Result<(), Gone> {
+        let place = self.outbound.reserve().await.map_err(|_| Gone)?;
+        if let Some(ask) = self.session.asking.take() {
+            place.send(Ok(encoded(Message::ReportNow(ask))));
         }
         Ok(())
     }

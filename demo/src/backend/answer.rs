@@ -1,7 +1,6 @@
 //! One request's way through the script.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,6 +17,9 @@ use crate::random::Random;
 
 /// Path of the remote control: `POST /_script/503`.
 const SCRIPT: &str = "/_script/";
+
+/// A capacity is met over this much time.
+const BURST: Duration = Duration::from_millis(50);
 
 /// An empty gRPC message: not compressed, length 0.
 const EMPTY_MESSAGE: &[u8] = &[0; 5];
@@ -51,8 +53,8 @@ pub(super) struct Answering {
 #[derive(Debug)]
 struct Chance {
     random: Random,
-    /// Requests served in the last second, for [`Affected::Beyond`].
-    served: VecDeque<Instant>,
+    /// Requests that may be served now, and as of when, for [`Affected::Beyond`].
+    tokens: (f64, Instant),
 }
 
 impl Answering {
@@ -64,7 +66,7 @@ impl Answering {
     ) -> Self {
         let chance = Mutex::new(Chance {
             random: Random::new(0xBAC_E2D),
-            served: VecDeque::new(),
+            tokens: (0.0, Instant::now()),
         });
         Self {
             name: name.to_owned(),
@@ -176,18 +178,14 @@ impl Answering {
 }
 
 impl Chance {
+    /// A token bucket: what was served before the capacity changed says nothing.
     fn is_beyond(&mut self, per_second: u32, now: Instant) -> bool {
-        while self
-            .served
-            .front()
-            .is_some_and(|at| now.duration_since(*at) >= Duration::from_secs(1))
-        {
-            self.served.pop_front();
-        }
-        let beyond = self.served.len() >= per_second as usize;
-        if !beyond {
-            self.served.push_back(now);
-        }
+        let rate = f64::from(per_second);
+        let (left, at) = self.tokens;
+        let earned = now.duration_since(at).as_secs_f64() * rate;
+        let left = (left + earned).min((rate * BURST.as_secs_f64()).max(1.0));
+        let beyond = left < 1.0;
+        self.tokens = (if beyond { left } else { left - 1.0 }, now);
         beyond
     }
 }

@@ -268,6 +268,17 @@ impl Control {
         self.connect_probes(false, self.clock.now());
     }
 
+    /// The control plane asks what was seen of these backends.
+    pub fn report_now(&mut self, ask: &v1::ReportNow, now: Timestamp) {
+        for name in &ask.backends {
+            if let Some(watched) = self.backends.get_mut(name.as_str()) {
+                watched.drain(now);
+                watched.pending.asked(now);
+            }
+        }
+        self.flush(now);
+    }
+
     // Time.
 
     /// One turn: reads the counts, moves local breakers, works out stances and

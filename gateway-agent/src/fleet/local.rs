@@ -33,6 +33,8 @@ pub struct Moment<'a> {
     pub total: Duration,
     /// Idempotent requests come.
     pub idempotent: bool,
+    /// The fleet is heard of: it meters overload short of an outage.
+    pub metered: bool,
     /// Now.
     pub now: Timestamp,
 }
@@ -140,12 +142,13 @@ impl Local {
         self.dirty = false;
         self.window.compact(moment.now, self.policy.window);
         let since = self.breaker.evidence_since();
-        let verdict = judge(
-            &self.view(moment.identity, since),
-            &self.policy,
-            since,
-            moment.now,
-        );
+        // Alone, nobody meters anything.
+        let policy = BreakerPolicy {
+            overload_throttle: self.policy.overload_throttle && moment.metered,
+            ..self.policy.clone()
+        };
+        let view = self.view(moment.identity, since);
+        let verdict = judge(&view, &policy, since, moment.now);
         let input = Input::Tick {
             verdict: &verdict,
             retry_after: moment.retry_after,

@@ -21,6 +21,10 @@ pub const MAX_REPORT_BYTES: usize = 255 * 1024;
 /// After a failure, reports are hot for as long.
 const HOT_FOR: Duration = Duration::from_secs(10);
 
+/// After the control plane asked, reports are prompt for as long, one a slot,
+/// whether or not there is something to say: silence would say too much.
+const PROMPT_FOR: Duration = Duration::from_secs(1);
+
 /// Expedited reports are never closer than a slot.
 const MIN_GAP: Duration = SLOT;
 
@@ -77,6 +81,7 @@ impl Slots {
 pub struct Rhythm {
     urgent: bool,
     hot_until: Timestamp,
+    prompt_until: Timestamp,
     sent: Timestamp,
 }
 
@@ -101,8 +106,22 @@ impl Rhythm {
         self.urgent
     }
 
+    /// The control plane asks: prompt from here on.
+    pub fn asked(&mut self, now: Timestamp) {
+        self.prompt_until = now + PROMPT_FOR;
+        self.hot_until = now + HOT_FOR;
+    }
+
+    /// The control plane asked a moment ago.
+    pub fn is_prompt(&self, now: Timestamp) -> bool {
+        now < self.prompt_until
+    }
+
     /// Whether the turn has come, urgency aside. `calm`: all is well.
     pub fn is_due(&self, now: Timestamp, calm: bool, intervals: (Duration, Duration)) -> bool {
+        if self.is_prompt(now) {
+            return now.since(self.sent) >= SLOT;
+        }
         let interval = match calm && !self.is_hot(now) {
             true => intervals.0,
             false => intervals.1,
@@ -170,6 +189,12 @@ impl Pending {
         self.rhythm.hurry();
     }
 
+    /// The control plane asks what was seen: told within a slot, and promptly from
+    /// here on.
+    pub fn asked(&mut self, now: Timestamp) {
+        self.rhythm.asked(now);
+    }
+
     /// Something waits to be told at once.
     pub fn is_urgent(&self) -> bool {
         self.rhythm.is_urgent()
@@ -178,7 +203,8 @@ impl Pending {
     /// Whether its turn has come, urgency aside. `closed`: its effective state
     /// is CLOSED with full admission.
     pub fn is_due(&self, now: Timestamp, closed: bool, calm: Duration, hot: Duration) -> bool {
-        !self.slots.is_empty() && self.rhythm.is_due(now, closed, (calm, hot))
+        let anything = !self.slots.is_empty() || self.rhythm.is_prompt(now);
+        anything && self.rhythm.is_due(now, closed, (calm, hot))
     }
 
     /// When it is time for a latency histogram again.

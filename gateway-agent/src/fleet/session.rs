@@ -145,6 +145,12 @@ impl<'a> Session<'a> {
                 control.lend(&grant, now);
                 Ok(())
             }
+            Down::ReportNow(ask) => {
+                let mut control = self.control.lock();
+                let now = control.clock.now();
+                control.report_now(&ask, now);
+                Ok(())
+            }
             Down::ProbeAssignment(assignment) => {
                 self.control.lock().probing.assign(&assignment);
                 Ok(())

@@ -274,6 +274,7 @@ impl Watched {
             retry_after: (!self.retry_after.is_zero()).then_some(self.retry_after),
             total: self.total,
             idempotent: self.idempotent(now),
+            metered: fresh,
             now,
         };
         for happening in self.local.evaluate(&moment) {

@@ -211,13 +211,19 @@ fn window() -> impl Strategy<Value = Window> {
 
 fn pop_view() -> impl Strategy<Value = PopView> {
     let witness = (agent(), window()).prop_map(|(agent, window)| Witness { agent, window });
-    (pop(), any::<u32>(), window(), vec(witness, 0..3)).prop_map(|(pop, agents, total, worst)| {
-        PopView {
-            pop,
-            agents,
-            total,
-            worst,
-        }
+    let parts = (
+        pop(),
+        any::<u32>(),
+        window(),
+        vec(witness, 0..3),
+        timestamp(),
+    );
+    parts.prop_map(|(pop, agents, total, worst, heard)| PopView {
+        pop,
+        agents,
+        total,
+        worst,
+        heard,
     })
 }
 
@@ -454,6 +460,7 @@ fn a_busy_register_is_small() {
         agents: 20,
         total: window.clone(),
         worst: vec![],
+        heard: start,
     };
     let view = ReplicaView {
         fleet: FleetView {

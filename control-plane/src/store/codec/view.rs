@@ -109,6 +109,7 @@ fn pop(pop: &PopView) -> stored::PopRegister {
         agents: pop.agents,
         total: slots(&pop.total),
         worst: pop.worst.iter().map(witness).collect(),
+        heard_ms: Some(pop.heard.as_millis()).filter(|heard| *heard < u64::MAX),
     }
 }
 
@@ -124,6 +125,7 @@ fn read_pop(pop: stored::PopRegister) -> Decoded<PopView> {
         agents: pop.agents,
         total: read_slots(&pop.total)?,
         worst: pop.worst.into_iter().map(witness).collect::<Decoded<_>>()?,
+        heard: Timestamp::from_millis(pop.heard_ms.unwrap_or(u64::MAX)),
     })
 }
 
