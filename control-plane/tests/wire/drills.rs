@@ -111,6 +111,10 @@ async fn a_drill_is_noticed_moves_traffic_passes_and_leaves_nothing_behind() {
     let took = over.elapsed();
     assert!(took < Duration::from_secs(1), "at once, not in {took:?}");
     assert_eq!(replica.backend(EAST).await.state(), BreakerState::Closed);
+    let events = replica.events(EAST).await;
+    let closed = events.iter().find(|e| e.to_state() == BreakerState::Closed);
+    let closed = &closed.expect("told").summary;
+    assert!(!closed.contains("ramp"), "{closed}");
     let told = crew.east[0].steered("pay", |d| shares(d, "us-east") == [1.0, 0.0]);
     assert_eq!(told.await.drill, None);
 
@@ -364,7 +368,13 @@ async fn a_drill_that_would_hurt_or_show_nothing_is_refused() {
     let drill = start(&replica, dead(60)).await.expect("it makes sense");
     refused(&["pay has a drill already", &drill.id]).await;
     stop(&replica, &drill.id).await.expect("it runs");
-    crew.break_east().await;
+    eventually("the east is ill", async || {
+        for agent in &mut crew.east {
+            agent.report(EAST, 1, 1).await;
+        }
+        (replica.backend(EAST).await.state() != BreakerState::Closed).then_some(())
+    })
+    .await;
     refused(&["a drill starts from a CLOSED breaker"]).await;
 }
 
