@@ -228,8 +228,10 @@ pub struct DrillObservation {
     pub total: Callers,
     /// p99 of the last second; `None`: too few requests to tell.
     pub latency_p99: Option<Duration>,
-    /// Requests a second that regions got within the last second.
+    /// Requests a second that regions got within a second.
     pub rates: BTreeMap<RegionName, f64>,
+    /// When that second began; `None`: just now.
+    pub rates_since: Option<Timestamp>,
 }
 
 /// What callers of a service got, in requests.

@@ -291,6 +291,7 @@ fn a_drill_that_moves_the_traffic_passes_and_says_how_fast() {
     service.seen.drill = Some(seen.clone());
     service.tick(at(1300));
     seen.rates = rates(0.0, 3000.0);
+    seen.rates_since = Some(at(1600));
     seen.recent = callers(3000.0, 0.0, 0.0);
     seen.total = callers(29_500.0, 30.0, 470.0);
     seen.latency_p99 = Some(Duration::from_millis(40));
@@ -303,7 +304,7 @@ fn a_drill_that_moves_the_traffic_passes_and_says_how_fast() {
         service.heard(),
         [
             "the drill (all requests to pay/a without a connection) passed: 100.0 % of requests \
-             succeeded at the end, 99.0 % were needed; noticed after 0.3 s, moved after 0.9 s; of \
+             succeeded at the end, 99.0 % were needed; noticed after 0.3 s, moved after 0.6 s; of \
              30,000 requests 29,500 were served, 30 failed, 470 were refused; worst p99 40 ms"
         ]
     );

@@ -19,9 +19,9 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Before a drill, agents report once a second: a second is complete when it is
-/// this old.
-const CALM_DELAY: Duration = SECOND;
+/// Before a drill, agents report once a second, and were looked at up to a second
+/// ago: what is this old is complete.
+const CALM_DELAY: Duration = Duration::from_secs(2);
 
 /// While it runs they report ten times a second, as often as they are looked at.
 const HOT_DELAY: Duration = Duration::from_millis(250);
@@ -46,6 +46,11 @@ pub fn observe(
     figures: &ServiceView,
 ) -> DrillObservation {
     let counts = figures.drill.as_ref().filter(|(id, _)| *id == drill.id);
+    let delay = match drill.report.before.is_empty() {
+        true => CALM_DELAY,
+        false => HOT_DELAY,
+    };
+    let from = plane.clock.now() - delay - SECOND;
     DrillObservation {
         open: is_open(plane, fleet, drill),
         recent: callers(&figures.recent),
@@ -53,7 +58,8 @@ pub fn observe(
             .map(|(_, counts)| callers(counts))
             .unwrap_or_default(),
         latency_p99: latency_p99(&figures.latency),
-        rates: rates(plane, fleet, drill),
+        rates: rates(plane, fleet, drill, from),
+        rates_since: Some(from),
     }
 }
 
@@ -117,14 +123,14 @@ fn latency_p99(latency: &[(u32, u32)]) -> Option<Duration> {
     Some(Duration::from_micros(micros))
 }
 
-/// Requests a second that each region of the service got within a second; those
-/// that the drill failed are among them.
-fn rates(plane: &Plane, fleet: &Fleet, drill: &Drill) -> BTreeMap<RegionName, f64> {
-    let delay = match drill.report.before.is_empty() {
-        true => CALM_DELAY,
-        false => HOT_DELAY,
-    };
-    let to = plane.clock.now() - delay;
+/// Requests a second that each region of the service got within the second that
+/// began at `from`; those that the drill failed are among them.
+fn rates(
+    plane: &Plane,
+    fleet: &Fleet,
+    drill: &Drill,
+    from: Timestamp,
+) -> BTreeMap<RegionName, f64> {
     let service = fleet.config.services.get(drill.backend.service());
     let backends = service.into_iter().flat_map(|service| &service.backends);
     let rate = |(region, backend): (&RegionName, &fleet_config::Backend)| {
@@ -132,8 +138,9 @@ fn rates(plane: &Plane, fleet: &Fleet, drill: &Drill) -> BTreeMap<RegionName, f6
         let pops = seen.figures.fleet.pops.iter();
         let requests: u64 = pops
             .map(|pop| {
-                let since = pop.total.total_since(to - SECOND);
-                since.saturating_sub(pop.total.total_since(to)).requests
+                let since = pop.total.total_since(from);
+                let later = pop.total.total_since(from + SECOND);
+                since.saturating_sub(later).requests
             })
             .sum();
         Some((region.clone(), requests as f64 / SECOND.as_secs_f64()))

@@ -65,11 +65,9 @@ pub fn event(happening: &Happening, stamp: Stamp<'_>) -> v1::Event {
             evidence,
             next,
         } => {
-            let mut text = format!(
-                "{name} {} {}",
-                verb(*from, *to, *reason),
-                whose(pop.as_ref())
-            );
+            // A closed one changes by itself at the end of its ramp only.
+            let ramps = next.is_some() && *reason != Some(TripReason::Override);
+            let mut text = format!("{name} {} {}", verb(*from, *to, ramps), whose(pop.as_ref()));
             if let Some(reason) = reason {
                 text.push_str(&because(*reason));
             }
@@ -226,13 +224,13 @@ fn by(event: v1::Event, actor: &str) -> v1::Event {
     }
 }
 
-fn verb(from: StateName, to: StateName, reason: Option<TripReason>) -> &'static str {
+fn verb(from: StateName, to: StateName, ramps: bool) -> &'static str {
     match (from, to) {
         (StateName::HalfOpen, StateName::Open) => "opened again",
         (_, StateName::Open) => "opened",
         (_, StateName::HalfOpen) => "is HALF_OPEN and waits for trial requests",
-        (_, StateName::Closed) if reason == Some(TripReason::Override) => "closed",
-        (_, StateName::Closed) => "closed and ramps up",
+        (_, StateName::Closed) if ramps => "closed and ramps up",
+        (_, StateName::Closed) => "closed",
     }
 }
 

@@ -36,7 +36,10 @@ impl Drill {
             report.detected_after.get_or_insert(elapsed);
         }
         if report.detected_after.is_some() && self.moved(&report, seen, plan) {
-            report.moved_after.get_or_insert(elapsed);
+            // The whole second shows it.
+            let by = seen.rates_since.unwrap_or(now).since(self.started);
+            let moved = by.max(report.detected_after.unwrap_or_default());
+            report.moved_after.get_or_insert(moved);
         }
         report.requests = seen.total.requests() as u64;
         report.succeeded = seen.total.succeeded as u64;

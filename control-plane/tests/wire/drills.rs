@@ -74,7 +74,8 @@ async fn a_drill_is_noticed_moves_traffic_passes_and_leaves_nothing_behind() {
     eventually("the east has traffic", async || {
         crew.east[0].report(EAST, 100, 0).await;
         let traffic = replica.backend(EAST).await.traffic?;
-        (traffic.requests_per_second > 500.0).then_some(())
+        // Over ten seconds, of at most 5,000/s: it has had it for three.
+        (traffic.requests_per_second > 1500.0).then_some(())
     })
     .await;
     let drill = start(&replica, dead(5)).await.expect("it makes sense");
@@ -111,6 +112,10 @@ async fn a_drill_is_noticed_moves_traffic_passes_and_leaves_nothing_behind() {
     let took = over.elapsed();
     assert!(took < Duration::from_secs(1), "at once, not in {took:?}");
     assert_eq!(replica.backend(EAST).await.state(), BreakerState::Closed);
+    let events = replica.events(EAST).await;
+    let closed = events.iter().find(|e| e.to_state() == BreakerState::Closed);
+    let closed = &closed.expect("told").summary;
+    assert!(!closed.contains("ramp"), "{closed}");
     let told = crew.east[0].steered("pay", |d| shares(d, "us-east") == [1.0, 0.0]);
     assert_eq!(told.await.drill, None);
 
@@ -189,6 +194,10 @@ async fn a_drill_is_stopped_at_any_replica_and_its_breaker_closes_at_once() {
         (report.detected && report.requests > 0).then_some(())
     })
     .await;
+    let another = start(&two, dead(60)).await.expect_err("one at a time");
+    assert_eq!(another.code(), Code::FailedPrecondition, "{another}");
+    let said = format!("pay has a drill already, {}", drill.id);
+    assert!(another.message().contains(&said), "{another}");
     let stopped = stop(&two, &drill.id).await.expect("it runs");
     assert_eq!(stopped.state(), DrillState::Stopped);
     assert!(
@@ -361,11 +370,15 @@ async fn a_drill_that_would_hurt_or_show_nothing_is_refused() {
     };
     operator.clear_override(clear).await.expect("fine");
     assert_untouched(&replica).await;
-    let drill = start(&replica, dead(60)).await.expect("it makes sense");
-    refused(&["pay has a drill already", &drill.id]).await;
-    stop(&replica, &drill.id).await.expect("it runs");
-    crew.break_east().await;
+    eventually("the east is ill", async || {
+        for agent in &mut crew.east {
+            agent.report(EAST, 1, 1).await;
+        }
+        (replica.backend(EAST).await.state() != BreakerState::Closed).then_some(())
+    })
+    .await;
     refused(&["a drill starts from a CLOSED breaker"]).await;
+    assert_untouched(&replica).await;
 }
 
 async fn assert_untouched(replica: &Replica) {

@@ -13,6 +13,11 @@ async fn settled() -> Replica {
         .await
         .state(EAST, BreakerState::Closed)
         .await;
+    // What is decided later would find agents that do not listen any more.
+    eventually("there is a plan", async || {
+        replica.service("pay").await.plan
+    })
+    .await;
     replica
 }
 
