@@ -103,7 +103,7 @@ async fn half_the_capacity(throttle: bool) -> (Vec<usize>, Fleet) {
         settled(backend.receipts().count() >= 2000)
     })
     .await;
-    backend.behave(Behaviour::capacity(200));
+    backend.behave(Behaviour::capacity(180));
     let halved = Instant::now();
     eventually("25 s of overload", 2 * SOON, || async {
         settled(halved.elapsed() >= 25 * SECOND)
@@ -127,8 +127,8 @@ async fn overload_is_metered_and_what_the_backend_takes_is_served() {
     println!("with the throttle, served each second: {served:?}");
     let settled: f64 = served[10..].iter().map(|n| *n as f64).sum::<f64>() / 15.0;
     assert!(
-        settled >= 0.9 * 200.0,
-        "{settled} of 200 requests/s were served"
+        settled >= 0.9 * 180.0,
+        "{settled} of 180 requests/s were served"
     );
     let api = fleet.control_planes[0].api().await.expect("a replica");
     let backend = api.backend("pay/us-east").await.expect("the backend");
@@ -136,7 +136,7 @@ async fn overload_is_metered_and_what_the_backend_takes_is_served() {
     let throttle = backend.throttle.expect("it is metered");
     assert!(
         (0.4..0.7).contains(&throttle),
-        "200 of 400 is 0.5, not {throttle}"
+        "180 of 400 is 0.45, not {throttle}"
     );
     let events = api.events("pay/us-east").await.expect("events");
     assert!(
@@ -161,7 +161,7 @@ async fn without_the_throttle_the_breaker_flaps() {
         .filter(|e| e.kind() == EventKind::Transition && e.to_state() == BreakerState::Open);
     let mean: f64 = served[10..].iter().map(|n| *n as f64).sum::<f64>() / 15.0;
     assert!(
-        opened.count() >= 2 || mean < 0.8 * 200.0,
+        opened.count() >= 2 || mean < 0.8 * 180.0,
         "the comparison shows nothing: {mean} requests/s served"
     );
 }

@@ -18,6 +18,10 @@ const LESS_ROOM: f64 = 0.05;
 /// By how much it must grow.
 const MORE_ROOM: f64 = 0.1;
 
+/// From this factor on a demand is another one: a plan is shown to people with the
+/// demand that it was made for.
+const OTHER_DEMAND: f64 = 1.5;
+
 /// How a new plan differs from the one in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
@@ -130,9 +134,11 @@ impl OriginPlan {
             return Change::Gradual;
         }
         let pairs = || self.headrooms.iter().zip(&next.headrooms);
+        let other_demand = next.demand > self.demand * OTHER_DEMAND
+            || self.demand > next.demand * OTHER_DEMAND;
         let less = pairs().any(|(old, new)| old - new >= LESS_ROOM);
         let more = pairs().any(|(old, new)| new - old >= MORE_ROOM);
-        match less || more {
+        match less || more || other_demand {
             true => Change::Headroom,
             false => Change::None,
         }
