@@ -134,8 +134,8 @@ impl OriginPlan {
             return Change::Gradual;
         }
         let pairs = || self.headrooms.iter().zip(&next.headrooms);
-        let other_demand = next.demand > self.demand * OTHER_DEMAND
-            || self.demand > next.demand * OTHER_DEMAND;
+        let other_demand =
+            next.demand > self.demand * OTHER_DEMAND || self.demand > next.demand * OTHER_DEMAND;
         let less = pairs().any(|(old, new)| old - new >= LESS_ROOM);
         let more = pairs().any(|(old, new)| new - old >= MORE_ROOM);
         match less || more || other_demand {

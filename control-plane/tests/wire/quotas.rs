@@ -174,8 +174,8 @@ async fn settled(replica: &Replica, fleet: &Fleet) -> Vec<Crew> {
     crew
 }
 
-/// Watches for some time: never more than a tenth above the rate, and over any
-/// `window` not more than a tenth below either.
+/// Watches for some time: over any `window` not more than a tenth above or below the
+/// rate, and never more than a fifth above it, also on a host that is late.
 async fn watch_sum(fleet: &Fleet, span: Duration, window: Duration) {
     let start = Instant::now();
     let mut seen = VecDeque::new();
@@ -184,7 +184,7 @@ async fn watch_sum(fleet: &Fleet, span: Duration, window: Duration) {
         let now = looks.tick().await;
         let sum = fleet.sum();
         assert!(
-            sum <= 1.1 * RATE,
+            sum <= 1.2 * RATE,
             "{sum} are leased after {:?}",
             start.elapsed()
         );
@@ -195,7 +195,7 @@ async fn watch_sum(fleet: &Fleet, span: Duration, window: Duration) {
         if now.duration_since(from) >= window {
             let mean = seen.iter().map(|(_, sum)| sum).sum::<f64>() / seen.len() as f64;
             assert!(
-                mean >= 0.9 * RATE,
+                (0.9 * RATE..=1.1 * RATE).contains(&mean),
                 "{mean} on average until {:?}",
                 start.elapsed()
             );

@@ -93,10 +93,13 @@ async fn it_hangs_until_the_client_gives_up() {
 async fn it_serves_no_more_than_its_capacity() {
     let backend = ScriptedBackend::local("pay").await.expect("a free port");
     backend.behave(Behaviour::capacity(20));
-    let answers = ask(&backend, 50, &["a"]).await;
+    let start = std::time::Instant::now();
+    let answers = ask(&backend, 200, &["a"]).await;
     let served = answers
         .iter()
         .filter(|answer| **answer == Answered::Status(200))
         .count();
-    assert_eq!(served, 20, "{answers:?}");
+    // One in advance, and twenty a second.
+    let most = 2 + (start.elapsed().as_secs_f64() * 20.0) as usize;
+    assert!((1..=most).contains(&served), "{served} of at most {most}");
 }
