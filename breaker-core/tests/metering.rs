@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use breaker_core::{
-    Breaker, BreakerPolicy, ByPriority, Circuit, FleetView, Load, Mix, Mode, Throttle, Timestamp,
-    Verdict,
+    AgentId, Baseline, Breaker, BreakerPolicy, ByPriority, Circuit, Counts, FleetView, Load, Mix,
+    Mode, PopId, PopView, Throttle, Timestamp, Verdict, Window,
     breaker::{Happening, Input, Override},
     explain,
     vantage::judge,
@@ -250,6 +250,149 @@ fn in_shadow_it_is_recorded_and_everything_passes() {
     scene.look(ms(0), &load(400, 400, 200));
     assert_eq!(scene.percent(), 55);
     assert_eq!(scene.breaker.admission(&scene.policy, None, scene.now), 1.0);
+}
+
+#[test]
+fn what_one_witness_alone_is_refused_keeps_no_throttle_up() {
+    let mut scene = Scene::metered(0.5);
+    let lone = Load {
+        confirmed: false,
+        ..load(400, 200, 182)
+    };
+    scene.look(ms(0), &lone);
+    assert!(scene.percent() > 50, "{} %", scene.percent());
+}
+
+/// A fleet's view: POPs with agents, each with so many requests a second, of which
+/// so many were refused as overload, for the last ten seconds.
+fn view(pops: &[&[(u64, u64)]]) -> FleetView {
+    let pops = pops.iter().enumerate().map(|(at, agents)| {
+        let windows: Vec<(AgentId, Window)> = agents
+            .iter()
+            .enumerate()
+            .map(|(agent, (requests, overloads))| {
+                let mut window = Window::default();
+                for ago in 0..10 {
+                    let counts = Counts {
+                        requests: *requests,
+                        overloads: *overloads,
+                        ..Counts::default()
+                    };
+                    window.record(START - ms(ago * 1000 + 500), counts);
+                }
+                let agent = AgentId::new(&format!("agent{at}-{agent}"));
+                (agent.expect("a valid name"), window)
+            })
+            .collect();
+        PopView::of_agents(
+            PopId::new(&format!("pop{at}")).expect("a valid name"),
+            windows.iter().map(|(agent, window)| (agent, window)),
+            &BreakerPolicy::default(),
+            Baseline::default(),
+            Timestamp::default(),
+        )
+    });
+    FleetView {
+        pops: pops.collect(),
+        ..FleetView::default()
+    }
+}
+
+fn load_of(view: &FleetView, since: Timestamp) -> Load {
+    let nothing = ByPriority::default();
+    Load::of(view, &Window::default(), nothing, &[], since, START)
+}
+
+#[test]
+fn counts_reach_back_until_they_mean_something() {
+    for (requests, seconds) in [(1000, 1), (100, 1), (50, 2), (11, 10), (1, 10)] {
+        let load = load_of(&view(&[&[(requests, 0)]]), Timestamp::default());
+        assert_eq!(load.span, Duration::from_secs(seconds), "{requests}");
+        assert_eq!(load.wanted, requests * seconds, "{requests}");
+    }
+    let load = load_of(&view(&[&[(11, 0)]]), START - ms(2500));
+    assert_eq!((load.span, load.wanted), (ms(2500), 33), "a circuit closed");
+}
+
+#[test]
+fn overload_needs_a_second_witness_where_there_is_one() {
+    type Case = (&'static str, &'static [&'static [(u64, u64)]], bool);
+    let cases: [Case; 6] = [
+        ("the only agent", &[&[(100, 50)]], true),
+        ("one of two agents", &[&[(100, 50), (10, 0)]], false),
+        ("both agents", &[&[(100, 50), (10, 1)]], true),
+        (
+            "one of two POPs",
+            &[&[(100, 50), (100, 50)], &[(10, 0)]],
+            false,
+        ),
+        ("both POPs", &[&[(100, 50)], &[(100, 2)]], true),
+        (
+            "a second that hardly sees any",
+            &[&[(100, 50)], &[(100, 1)]],
+            false,
+        ),
+    ];
+    for (who, pops, confirmed) in cases {
+        let load = load_of(&view(pops), Timestamp::default());
+        assert_eq!(load.confirmed, confirmed, "{who}");
+    }
+    // One that is heard first is not the only one yet.
+    let mut first = Window::default();
+    let counts = Counts {
+        requests: 100,
+        overloads: 50,
+        ..Counts::default()
+    };
+    first.record(START, counts);
+    let mut view = view(&[&[(100, 50)]]);
+    view.pops[0].total = first.clone();
+    view.pops[0].worst[0].window = first;
+    assert!(!load_of(&view, Timestamp::default()).confirmed);
+}
+
+#[test]
+fn refusals_of_the_throttle_are_wanted_and_those_of_limits_are_overloads() {
+    let mut metered = Window::default();
+    let refused = Counts {
+        requests: 300,
+        overloads: 20,
+        ..Counts::default()
+    };
+    metered.record(START, refused);
+    let load = Load::of(
+        &view(&[&[(200, 10)]]),
+        &metered,
+        ByPriority::default(),
+        &[],
+        Timestamp::default(),
+        START,
+    );
+    assert_eq!((load.wanted, load.tried, load.accepted), (500, 220, 190));
+}
+
+#[test]
+fn what_a_suspect_saw_does_not_count() {
+    let view = view(&[&[(100, 100), (100, 0)]]);
+    let verdict = judge(
+        &view,
+        &BreakerPolicy::default(),
+        Timestamp::default(),
+        START,
+    );
+    let suspects = &verdict.evidence.suspects;
+    assert_eq!(suspects.len(), 1, "{suspects:?}");
+    let nothing = ByPriority::default();
+    let window = Window::default();
+    let load = Load::of(
+        &view,
+        &window,
+        nothing,
+        suspects,
+        Timestamp::default(),
+        START,
+    );
+    assert_eq!((load.wanted, load.accepted), (100, 100));
 }
 
 fn demand(rates: [f64; 4]) -> Load {
