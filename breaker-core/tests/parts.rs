@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use breaker_core::{
-    AgentId, Baseline, Breaker, BreakerPolicy, Circuit, Counts, FleetView, Mode, PopId, Ramp,
-    Timestamp, TripReason, Window,
+    AgentId, Baseline, Breaker, BreakerPolicy, Circuit, Counts, FleetView, Mode, PopId, PopView,
+    Ramp, Timestamp, TripReason, Window,
     breaker::{Input, Override, TrialCandidate, choose_trial},
     evidence::{LEARNED, Rule, score},
     histogram::{BUCKETS, bucket, middle, quantile},
@@ -132,6 +132,86 @@ fn slow_calls_count_only_once_a_duration_is_set() {
     assert!(!slow(&policy).failing);
     policy.slow_call_duration = Some(Duration::from_secs(1));
     assert!(slow(&policy).failing);
+}
+
+/// One agent's view of a backend that serves for a second and then refuses ten
+/// requests, one each slot, but for those that `serves` says; heard up to `heard`.
+fn refusing(serves: impl Fn(u64) -> bool, heard: Timestamp) -> FleetView {
+    let mut window = Window::default();
+    for slot in 0..60 {
+        let refused = u64::from(slot >= 50 && !serves(slot));
+        let counts = Counts {
+            requests: 1,
+            overloads: refused,
+            ..Counts::default()
+        };
+        window.record(Timestamp::from_millis(10_000 + slot * 20), counts);
+    }
+    let agent = AgentId::new("a").expect("a name");
+    let pop = PopId::new("fra1").expect("a name");
+    let (policy, since) = (BreakerPolicy::default(), Timestamp::default());
+    let seen = [(&agent, &window)].into_iter();
+    let view = PopView::of_agents(pop, seen, &policy, Baseline::default(), since);
+    FleetView {
+        pops: vec![view.heard(vec![heard])],
+        ..FleetView::default()
+    }
+}
+
+#[test]
+fn where_overload_is_metered_refusals_convict_once_everyone_was_heard() {
+    // The first refusal was in the slot that began at 11,000 ms.
+    let now = Timestamp::from_millis(11_200);
+    let fails = |heard: u64, serves: fn(u64) -> bool, threshold: f64| {
+        let policy = BreakerPolicy {
+            overload_rate_threshold: threshold,
+            ..BreakerPolicy::default()
+        };
+        let view = refusing(serves, Timestamp::from_millis(heard));
+        judge(&view, &policy, Timestamp::default(), now).fleet
+    };
+    let never = |_| false;
+    assert!(!fails(10_999, never, 0.9), "others may have been served");
+    assert!(fails(11_020, never, 0.9), "nobody was");
+    assert!(!fails(11_200, |slot| slot % 2 == 0, 0.9), "half are served");
+    assert!(!fails(11_200, never, 1.0), "patient: it may be a moment");
+}
+
+#[test]
+fn silence_of_a_second_means_that_nothing_was_seen() {
+    let view = refusing(|_| false, Timestamp::from_millis(10_500));
+    let policy = BreakerPolicy::default();
+    let fails = |now| {
+        judge(
+            &view,
+            &policy,
+            Timestamp::default(),
+            Timestamp::from_millis(now),
+        )
+        .fleet
+    };
+    assert!(!fails(11_900));
+    assert!(fails(12_020));
+}
+
+#[test]
+fn a_fifth_of_the_agents_may_be_late() {
+    let at = Timestamp::from_millis;
+    let view = PopView::of_agents(
+        PopId::new("fra1").expect("a name"),
+        std::iter::empty(),
+        &BreakerPolicy::default(),
+        Baseline::default(),
+        Timestamp::default(),
+    );
+    let heard = |times: &[u64]| {
+        view.clone()
+            .heard(times.iter().map(|t| at(*t)).collect())
+            .heard
+    };
+    assert_eq!(heard(&[9, 1, 8, 7, 6]), at(6), "but for one of five");
+    assert_eq!(heard(&[9, 1]), at(1), "one of two is no fifth");
+    assert!(heard(&[]) > at(1 << 60), "nobody has anything to add");
 }
 
 #[test]

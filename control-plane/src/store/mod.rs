@@ -18,23 +18,29 @@
 //!   absolute, and a commit repeated after a lost answer is recognised.
 
 mod codec;
+mod events;
+mod hints;
 pub mod memory;
 pub mod redis;
 mod subject;
 #[cfg(test)]
 mod testing;
+mod views;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use breaker_core::{
-    AgentId, BackendName, Breaker, ByPriority, FleetView, PopId, Steering, Timestamp, Version,
-    Window, breaker::TrialCandidate, ids::ServiceName, plan::RegionOrder,
+    AgentId, BackendName, Breaker, PopId, Steering, Timestamp, Version, ids::ServiceName,
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::broadcast;
 
-pub use self::subject::About;
+pub use self::{
+    events::{BadCursor, EventCursor, EventPage, EventQuery},
+    hints::{Hint, Hints},
+    subject::About,
+    views::{CallerView, EndpointView, QuotaView, ReplicaView, ServiceView},
+};
 
 /// Registers and presence of a replica that was not heard of for this long are
 /// gone: three calm syncs.
@@ -289,96 +295,6 @@ pub struct Record {
     pub last_transition: Bytes,
 }
 
-/// What one replica knows of one backend from its own agents. Views add up.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ReplicaView {
-    /// Evidence; its `agents_known` and `agents_reporting` are this replica's.
-    pub fleet: FleetView,
-    /// The largest Retry-After of the backend.
-    pub max_retry_after: Option<Duration>,
-    /// Requests that wanted it, per second, in thousandths.
-    pub demand_milli: u64,
-    /// Of those, refused by us.
-    pub rejected_milli: u64,
-    /// Requests in flight now.
-    pub in_flight: u64,
-    /// Latencies: (bucket of `breaker_core::histogram`, count), by bucket.
-    pub latency: Vec<(u32, u32)>,
-    /// A few agents that could run a trial.
-    pub candidates: Vec<TrialCandidate>,
-    /// Demand that was sent here by the plan, requests a second over the last ten.
-    pub directed: ByPriority,
-    /// Of that, completed without overload, requests a second over the last ten.
-    pub accepted: f64,
-    /// Requests refused by the throttle, the ramp or an agent's limit; the latter
-    /// are its overloads. See `breaker_core::Load`.
-    pub metered: Window,
-    /// What probers found, by endpoint and POP.
-    pub endpoints: Vec<EndpointView>,
-}
-
-/// What one replica's agents found of one endpoint at one POP.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EndpointView {
-    /// As in the fleet file.
-    pub endpoint: String,
-    /// Where from.
-    pub pop: PopId,
-    /// Probers that find it healthy.
-    pub healthy: u32,
-    /// Probers that do not.
-    pub unhealthy: u32,
-    /// Who they are.
-    pub probers: Vec<AgentId>,
-    /// Why a probe failed lately; empty if none did.
-    pub error: String,
-    /// Probes a second.
-    pub probes: f64,
-}
-
-/// What one replica knows of one service from its own agents. Views add up.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ServiceView {
-    /// Demand in requests a second, by the region order of its agents.
-    pub origins: BTreeMap<RegionOrder, ByPriority>,
-    /// What callers got, requests a second over the last ten seconds.
-    pub rates: CallerView,
-    /// The same over the last second, for a drill's guard.
-    pub recent: CallerView,
-    /// Since this replica heard of the drill of this id: counts of requests.
-    pub drill: Option<(String, CallerView)>,
-    /// While a drill runs: latency of its last second or two, sparse histogram.
-    pub latency: Vec<(u32, u32)>,
-    /// By the hash of the key, 0 where the throttle has none.
-    pub quotas: BTreeMap<u64, QuotaView>,
-}
-
-/// What callers of a service got: requests, or requests a second.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct CallerView {
-    /// Served.
-    pub succeeded: f64,
-    /// Failed at a backend, or on the way.
-    pub failed: f64,
-    /// Refused by us.
-    pub refused: f64,
-    /// Of those, because nowhere was room by the plan.
-    pub shed: f64,
-    /// SHADOW: would have been refused.
-    pub shadowed: f64,
-}
-
-/// One quota as one replica's agents see it.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct QuotaView {
-    /// Requests a second.
-    pub wanted: f64,
-    /// Of those, let through.
-    pub admitted: f64,
-    /// Agents with demand.
-    pub agents: u32,
-}
-
 /// How a commit ended.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Commit<R = Record> {
@@ -464,121 +380,8 @@ pub struct AgentPresence {
     pub config_error: String,
 }
 
-/// Which events.
-#[derive(Debug, Clone, Default)]
-pub struct EventQuery {
-    /// Of this backend; `None` for all, the fleet's included.
-    pub backend: Option<BackendName>,
-    /// Of this service as a whole, where no backend is named; `None` for all.
-    pub service: Option<ServiceName>,
-    /// At most this many, up to [`EVENTS_PAGE`].
-    pub limit: usize,
-    /// Only those older than this: [`EventPage::next`].
-    pub before: Option<EventCursor>,
-}
-
 /// Could it be the version of a record?
 pub(crate) fn plausible(version: Version) -> bool {
     (1..=MAX_VERSION.epoch).contains(&version.epoch)
         && (1..=MAX_VERSION.revision).contains(&version.revision)
-}
-
-impl EventQuery {
-    fn page_size(&self) -> usize {
-        self.limit.clamp(1, EVENTS_PAGE)
-    }
-
-    /// Only those about this; `None` for all.
-    fn about(&self) -> Option<About> {
-        let service = || self.service.clone().map(About::Service);
-        self.backend.clone().map(About::Backend).or_else(service)
-    }
-}
-
-/// Some events, newest first.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EventPage {
-    /// The events' bytes.
-    pub events: Vec<Bytes>,
-    /// Where older ones start; `None` at the end.
-    pub next: Option<EventCursor>,
-}
-
-/// A place in the list of events, as `MILLIS-SEQUENCE-GROUP`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EventCursor {
-    /// When it was appended.
-    pub(crate) millis: u64,
-    /// Its place within the millisecond.
-    pub(crate) sequence: u64,
-    /// Its group.
-    pub(crate) group: u16,
-}
-
-impl fmt::Display for EventCursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{}", self.millis, self.sequence, self.group)
-    }
-}
-
-/// A page token that is none of ours.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a page token of this list")]
-pub struct BadCursor(String);
-
-impl std::str::FromStr for EventCursor {
-    type Err = BadCursor;
-
-    fn from_str(token: &str) -> Result<Self, BadCursor> {
-        let parse = || {
-            let mut parts = token.split('-');
-            let cursor = Self {
-                millis: parts.next()?.parse().ok()?,
-                sequence: parts.next()?.parse().ok()?,
-                group: parts.next()?.parse().ok()?,
-            };
-            parts.next().is_none().then_some(cursor)
-        };
-        parse().ok_or_else(|| BadCursor(token.chars().take(80).collect()))
-    }
-}
-
-/// What changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hint {
-    /// This backend's record, or its events.
-    Backend(BackendName),
-    /// This service's record, or its events.
-    Service(ServiceName),
-    /// The fleet file.
-    Config,
-    /// The fleet's own events.
-    Events,
-    /// Hints were missed: look at everything.
-    Everything,
-}
-
-impl From<About> for Hint {
-    fn from(about: About) -> Self {
-        match about {
-            About::Fleet => Self::Events,
-            About::Backend(name) => Self::Backend(name),
-            About::Service(name) => Self::Service(name),
-        }
-    }
-}
-
-/// A subscription to hints.
-#[derive(Debug)]
-pub struct Hints(broadcast::Receiver<Hint>);
-
-impl Hints {
-    /// The next hint; waits for ever once the store is gone. Cancel safe.
-    pub async fn next(&mut self) -> Hint {
-        match self.0.recv().await {
-            Ok(hint) => hint,
-            Err(broadcast::error::RecvError::Lagged(_)) => Hint::Everything,
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-        }
-    }
 }

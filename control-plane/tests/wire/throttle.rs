@@ -186,6 +186,69 @@ async fn overload_that_one_agent_alone_sees_meters_nobody() {
     assert!(!kinds(&replica).await.contains(&EventKind::ThrottleSet));
 }
 
+/// Reports one request to the east that it refused.
+async fn refused(agent: &mut Agent) {
+    let slot = v1::Slot {
+        requests: 1,
+        overloads: 1,
+        ..v1::Slot::default()
+    };
+    let report = v1::BackendReport {
+        backend: EAST.to_owned(),
+        slots: vec![slot],
+        demand: 1,
+        ..v1::BackendReport::default()
+    };
+    let backends = vec![report];
+    let report = v1::Report {
+        backends,
+        ..v1::Report::default()
+    };
+    agent.send(report).await;
+}
+
+/// What an agent is asked about until it has heard two heartbeats.
+async fn asked(agent: &mut Agent) -> Vec<Vec<String>> {
+    let (mut asked, mut beats) = (Vec::new(), 0);
+    let two_beats = agent.find(|down| {
+        match down {
+            Down::ReportNow(ask) => asked.push(ask.backends.clone()),
+            Down::Heartbeat(_) => beats += 1,
+            _ => {}
+        }
+        (beats == 2).then_some(())
+    });
+    two_beats.await;
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everyone_is_asked_once_about_a_backend_that_begins_to_refuse() {
+    let replica = Replica::alone(FLEET).await;
+    let mut first = replica.agent("f1", "fra1").await;
+    let mut second = replica.agent("i1", "iad1").await;
+    for _ in 0..5 {
+        refused(&mut first).await;
+    }
+    assert_eq!(asked(&mut second).await, [[EAST]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_asked_where_nothing_is_metered_or_nothing_was_refused() {
+    let unmetered = FLEET.replace("breaker: {", "breaker: {overload_throttle: false, ");
+    let replica = Replica::alone(&unmetered).await;
+    let mut first = replica.agent("f1", "fra1").await;
+    let mut second = replica.agent("i1", "iad1").await;
+    refused(&mut first).await;
+    assert!(asked(&mut second).await.is_empty());
+
+    let replica = Replica::alone(FLEET).await;
+    let mut first = replica.agent("f1", "fra1").await;
+    let mut second = replica.agent("i1", "iad1").await;
+    first.report(EAST, 1, 1).await;
+    assert!(asked(&mut second).await.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_forgot_takes_over_the_throttle_that_agents_hold() {
     let replica = Replica::alone(FLEET).await;

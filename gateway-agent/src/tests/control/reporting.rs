@@ -21,6 +21,35 @@ fn a_failure_is_reported_at_once_and_successes_once_a_second() {
 }
 
 #[test]
+fn who_is_asked_tells_at_once_and_promptly_for_a_second_also_that_there_is_nothing() {
+    let mut rig = Rig::connected();
+    rig.serve(1, OutcomeClass::Success);
+    rig.reports();
+    rig.serve(3, OutcomeClass::Success);
+    assert_eq!(rig.reports().len(), 0, "successes can wait");
+    let ask = v1::ReportNow {
+        backends: vec![BACKEND.to_owned(), "made/up".to_owned()],
+    };
+    let now = rig.now();
+    rig.control.report_now(&ask, now);
+    let reports = rig.reports();
+    let requests: u32 = reports[0].slots.iter().map(|slot| slot.requests).sum();
+    assert_eq!((reports.len(), requests), (1, 3));
+    for _ in 0..40 {
+        rig.pass(millis(20));
+    }
+    let reports = rig.reports();
+    assert!(reports.len() >= 35, "{} in 0.8 s", reports.len());
+    assert!(reports.iter().all(|report| report.slots.is_empty()));
+    rig.pass(millis(300));
+    rig.reports();
+    for _ in 0..50 {
+        rig.pass(millis(20));
+    }
+    assert_eq!(rig.reports().len(), 0, "and then nothing is nothing again");
+}
+
+#[test]
 fn nothing_is_reported_twice_and_nothing_is_lost() {
     let mut rig = Rig::connected();
     let mut reports = Vec::new();
