@@ -5,7 +5,8 @@ mod steer;
 use std::{collections::BTreeMap, time::Duration};
 
 use breaker_core::{
-    BackendName, ByPriority, Priority, Timestamp,
+    BackendName, ByPriority, Priority, Timestamp, explain,
+    plan::{OriginPlan, Plan},
     steering::{
         Callers, Drain, Drill, DrillObservation, DrillReport, DrillState, FailoverMode, Fault,
         Guard, SteeringInput,
@@ -46,6 +47,24 @@ fn a_failure_moves_traffic_at_once_and_is_told_with_its_numbers() {
             "pay sheds 600 of 3,800 requests/s, lowest priority first: no region has room for them",
         ]
     );
+}
+
+#[test]
+fn a_region_that_gets_nothing_gets_0_percent_however_its_parts_are_rounded() {
+    for parts in 1..500 {
+        let moved = f64::from(parts) / 499.0 * 0.93;
+        let origin = OriginPlan {
+            demand: 4000.0 + f64::from(parts) / 7.0,
+            shares: vec![0.0, moved],
+            ..OriginPlan::default()
+        };
+        let plan = Plan {
+            origins: [(order("a b"), origin)].into(),
+            ..Plan::default()
+        };
+        let told = explain::steering::region(&plan, 1, &region("a")).expect("traffic moves");
+        assert!(told.starts_with("by plan r.1 a gets 0 % of its"), "{told}");
+    }
 }
 
 #[test]

@@ -84,7 +84,8 @@ pub fn region(plan: &Plan, revision: u64, region: &RegionName) -> Option<String>
     let homes = homes(plan);
     let mut parts = Vec::new();
     if let Some(home) = homes.get(region).filter(|home| home.left() >= 0.5) {
-        let stays = (1.0 - home.left() / home.demand) * 100.0;
+        // Parts that add up to a hair more than the whole must not read "-0 %".
+        let stays = (1.0 - home.left() / home.demand).max(0.0) * 100.0;
         let demand = whole(home.demand);
         parts.push(format!("gets {stays:.0} % of its {demand} requests/s"));
         let sent = home.to.iter().filter(|(_, rate)| **rate >= 0.5);
