@@ -85,35 +85,25 @@ fn endpoint(at: &At<'_>) -> Option<Endpoint> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return at.refuse("an endpoint", SHAPE);
     };
-    match scheme.to_ascii_lowercase().as_str() {
-        "http" => {}
-        "https" => {
-            at.error(format_args!(
-                "{} wants TLS, which this version does not speak to backends: use http://",
-                at.value
-            ));
-            return None;
-        }
+    let (scheme, default_port) = match scheme.to_ascii_lowercase().as_str() {
+        "http" => (Scheme::Http, 80),
+        "https" => (Scheme::Https, 443),
         _ => return at.refuse("an endpoint", SHAPE),
-    }
+    };
     let authority = rest.strip_suffix('/').unwrap_or(rest).to_ascii_lowercase();
-    let Some((host, port)) = host_and_port(&authority) else {
+    let Some((host, port)) = host_and_port(&authority, default_port) else {
         return at.refuse("an endpoint", SHAPE);
     };
-    Some(Endpoint {
-        scheme: Scheme::Http,
-        host,
-        port,
-    })
+    Some(Endpoint { scheme, host, port })
 }
 
-const SHAPE: &str = "use http://HOST:PORT, for example http://10.0.0.10:8080";
+const SHAPE: &str = "use http://HOST:PORT or https://HOST:PORT, for example http://10.0.0.10:8080";
 
-fn host_and_port(authority: &str) -> Option<(String, u16)> {
+fn host_and_port(authority: &str, default_port: u16) -> Option<(String, u16)> {
     // A colon inside brackets belongs to an IPv6 address.
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
-        _ => (authority, 80),
+        _ => (authority, default_port),
     };
     if !is_host(host) || port == 0 {
         return None;

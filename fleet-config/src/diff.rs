@@ -1,17 +1,18 @@
 //! What changes from one fleet to another, one line each.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use breaker_core::policy::{BreakerPolicy, Mode};
 
 use crate::{
     model::{Backend, FleetConfig, Route, Service},
-    sections::PRIORITIES,
+    sections::{PRIORITIES, PROTOCOLS},
     settings::{
-        Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule, Probe,
-        RequestKey, Retry, Throttle, Timeouts,
+        Ejection, Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule,
+        Probe, RequestKey, Retry, Throttle, Timeouts, UpstreamProtocol, UpstreamTls,
     },
     units::{show_bytes, show_duration, show_share},
+    values::GRPC_CODES,
 };
 
 /// What `new` adds to (`+`), removes from (`-`) and changes in (`~`) `old`, by key:
@@ -96,7 +97,11 @@ fn fleet(config: &FleetConfig) -> BTreeMap<String, Shown> {
 }
 
 fn service(service: &Service) -> Shown {
+    let tls = (service.tls != UpstreamTls::default()).then(|| tls(&service.tls));
+    let upgrades = (!service.upgrades.is_empty()).then(|| leaf(list(&service.upgrades)));
     let optional = [
+        ("tls", tls),
+        ("upgrades", upgrades),
         ("retry", service.retry.as_ref().map(retry)),
         ("throttle", service.throttle.as_ref().map(throttle)),
         ("fallback", service.fallback.as_ref().map(fallback)),
@@ -119,6 +124,8 @@ fn service(service: &Service) -> Shown {
         ("timeouts", timeouts(&service.timeouts)),
         ("breaker", breaker(&service.breaker)),
         ("limits", limits(&service.limits)),
+        ("protocol", leaf(protocol(service.protocol))),
+        ("ejection", ejection(&service.ejection)),
         ("priority", priority(&service.priority)),
     ];
     branch(always.into_iter().chain(optional))
@@ -156,14 +163,18 @@ fn backend(backend: &Backend) -> Shown {
 }
 
 fn timeouts(timeouts: &Timeouts) -> Shown {
-    branch([
+    let per_try = timeouts
+        .per_try
+        .map(|per_try| ("per_try", leaf(show_duration(per_try))));
+    let always = [
         ("connect", leaf(show_duration(timeouts.connect))),
         (
             "response_headers",
             leaf(show_duration(timeouts.response_headers)),
         ),
         ("total", leaf(show_duration(timeouts.total))),
-    ])
+    ];
+    branch(always.into_iter().chain(per_try))
 }
 
 fn breaker(policy: &BreakerPolicy) -> Shown {
@@ -228,6 +239,36 @@ fn limits(limits: &Limits) -> Shown {
         ("max_concurrency", leaf(limits.max_concurrency)),
         ("max_queue", leaf(limits.max_queue)),
         ("queue_timeout", leaf(show_duration(limits.queue_timeout))),
+        ("max_connections", leaf(limits.max_connections)),
+    ])
+}
+
+fn protocol(protocol: UpstreamProtocol) -> &'static str {
+    let found = PROTOCOLS.iter().find(|(_, value)| *value == protocol);
+    found.map_or("", |(word, _)| word)
+}
+
+fn tls(tls: &UpstreamTls) -> Shown {
+    let file = |path: &PathBuf| leaf(path.display());
+    let pair = tls.client.as_ref();
+    let parts = [
+        ("server_name", tls.server_name.as_ref().map(leaf)),
+        ("ca_file", tls.ca_file.as_ref().map(file)),
+        ("cert_file", pair.map(|pair| file(&pair.cert_file))),
+        ("key_file", pair.map(|pair| file(&pair.key_file))),
+    ];
+    let given = parts.into_iter();
+    branch(given.filter_map(|(key, shown)| Some((key, shown?))))
+}
+
+fn ejection(ejection: &Ejection) -> Shown {
+    branch([
+        ("consecutive_failures", leaf(ejection.consecutive_failures)),
+        (
+            "base_ejection_time",
+            leaf(show_duration(ejection.base_ejection_time)),
+        ),
+        ("max_ejection", leaf(show_share(ejection.max_ejection))),
     ])
 }
 
@@ -253,10 +294,13 @@ fn request_key(key: &RequestKey) -> Shown {
 }
 
 fn retry(retry: &Retry) -> Shown {
+    let name = |code: &u8| GRPC_CODES.get(usize::from(*code).wrapping_sub(1));
+    let codes: Vec<_> = retry.grpc_codes.iter().filter_map(name).collect();
     branch([
         ("max_retries", leaf(retry.max_retries)),
         ("budget_percent", leaf(retry.budget_percent)),
         ("base_backoff", leaf(show_duration(retry.base_backoff))),
+        ("grpc_codes", leaf(list(&codes))),
     ])
 }
 
@@ -271,6 +315,7 @@ fn throttle(throttle: &Throttle) -> Shown {
 
 fn fallback(fallback: &Fallback) -> Shown {
     branch([
+        ("serve_fresh", leaf(fallback.serve_fresh)),
         (
             "stale_if_error",
             leaf(show_duration(fallback.stale_if_error)),

@@ -1,4 +1,5 @@
-//! The fleet file: read as typed, then validated once.
+//! The fleet file, and the file of an agent's host: read as typed, then validated
+//! once.
 //!
 //! Whoever holds a [`FleetConfig`] holds valid settings: every reference
 //! resolves, every number is in its range, and nothing downstream checks again.
@@ -9,6 +10,7 @@ mod backends;
 mod diff;
 mod error;
 mod fleet;
+mod host;
 mod model;
 mod read;
 mod references;
@@ -22,12 +24,16 @@ mod values;
 
 pub use diff::diff;
 pub use error::{ConfigError, ConfigErrors};
+pub use host::{
+    AccessLog, AddressRange, CacheBytes, ClientAuth, HostConfig, HostLimits, Listener, ListenerTls,
+    Tracing,
+};
 pub use model::{
     Backend, Endpoint, FleetConfig, HostPattern, PathMatch, Pop, Route, Scheme, Service,
 };
 pub use settings::{
-    Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule, Probe,
-    RequestKey, Retry, Throttle, Timeouts,
+    Ejection, Failover, FailoverMode, Fallback, HealthCheck, KeyPair, Limits, Priority,
+    PriorityRule, Probe, RequestKey, Retry, Throttle, Timeouts, UpstreamProtocol, UpstreamTls,
 };
 pub use tree::MAX_FILE_BYTES;
 pub use units::{duration as parse_duration, share as parse_share};

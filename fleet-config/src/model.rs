@@ -8,7 +8,8 @@ use breaker_core::{
 };
 
 use crate::settings::{
-    Failover, Fallback, HealthCheck, Limits, Priority, PriorityRule, Retry, Throttle, Timeouts,
+    Ejection, Failover, Fallback, HealthCheck, Limits, Priority, PriorityRule, Retry, Throttle,
+    Timeouts, UpstreamProtocol, UpstreamTls,
 };
 
 /// The whole fleet.
@@ -42,13 +43,21 @@ pub struct Service {
     pub breaker: BreakerPolicy,
     /// How much one agent may ask of it.
     pub limits: Limits,
+    /// What is spoken to its endpoints.
+    pub protocol: UpstreamProtocol,
+    /// How TLS to its endpoints is verified.
+    pub tls: UpstreamTls,
+    /// Protocols that `Upgrade` may switch to, in lower case, sorted; empty: none.
+    pub upgrades: Vec<String>,
+    /// When one endpoint is not used for a while.
+    pub ejection: Ejection,
     /// Which requests go first when not all may.
     pub priority: PriorityRule,
     /// Retries of failed requests.
     pub retry: Option<Retry>,
     /// Rate limit.
     pub throttle: Option<Throttle>,
-    /// Stale answers in an emergency.
+    /// Answers kept.
     pub fallback: Option<Fallback>,
     /// How traffic moves between regions.
     pub failover: Option<Failover>,
@@ -171,14 +180,17 @@ impl fmt::Display for Endpoint {
 /// How to speak to an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scheme {
-    /// HTTP/1.1 over TCP, and HTTP/2 with prior knowledge for gRPC.
+    /// Over TCP.
     Http,
+    /// Over TLS.
+    Https,
 }
 
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http => f.write_str("http"),
+            Self::Https => f.write_str("https"),
         }
     }
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use crate::{
     read::{At, Fields},
     settings::{
-        Failover, FailoverMode, Fallback, HealthCheck, Limits, Priority, PriorityRule, Probe,
-        RequestKey, Retry, Throttle, Timeouts,
+        Ejection, Failover, FailoverMode, Fallback, HealthCheck, KeyPair, Limits, Priority,
+        PriorityRule, Probe, RequestKey, Retry, Throttle, Timeouts, UpstreamProtocol, UpstreamTls,
     },
     thresholds::{self, Thresholds},
     units::show_duration,
     values::{
-        bytes, count, duration, grpc_service, header_name, one_of, path, positive_number,
-        positive_share, request_key,
+        boolean, bytes, count, duration, file, grpc_code, grpc_service, header_name, list, one_of,
+        path, positive_number, positive_share, request_key, server_name, token,
     },
 };
 
@@ -32,12 +32,21 @@ pub(crate) const PRIORITIES: [(&str, Priority); 4] = [
     ("LOW", Priority::Low),
 ];
 
+pub(crate) const PROTOCOLS: [(&str, UpstreamProtocol); 2] = [
+    ("http1", UpstreamProtocol::Http1),
+    ("http2", UpstreamProtocol::Http2),
+];
+
 /// Everything about a service but its routes and backends.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) thresholds: Thresholds,
     pub(crate) limits: Limits,
+    pub(crate) protocol: UpstreamProtocol,
+    pub(crate) tls: UpstreamTls,
+    pub(crate) upgrades: Vec<String>,
+    pub(crate) ejection: Ejection,
     pub(crate) priority: PriorityRule,
     pub(crate) retry: Option<Retry>,
     pub(crate) throttle: Option<Throttle>,
@@ -55,6 +64,10 @@ impl Settings {
         });
         thresholds::check_slow_call(fields, &self);
         section(fields, "limits", |f| limits(f, &mut self.limits));
+        fields.read("protocol", &mut self.protocol, one_of(&PROTOCOLS));
+        section(fields, "tls", |f| tls(f, &mut self.tls));
+        fields.read("upgrades", &mut self.upgrades, |at| list(at, token));
+        section(fields, "ejection", |f| ejection(f, &mut self.ejection));
         section(fields, "retry", |f| {
             retry(f, self.retry.get_or_insert_default());
         });
@@ -73,7 +86,11 @@ impl Settings {
     }
 }
 
-fn section<'a>(fields: &mut Fields<'a>, key: &'static str, read: impl FnOnce(&mut Fields<'a>)) {
+pub(crate) fn section<'a>(
+    fields: &mut Fields<'a>,
+    key: &'static str,
+    read: impl FnOnce(&mut Fields<'a>),
+) {
     let Some(mut section) = fields.get(key).and_then(|at| at.fields()) else {
         return;
     };
@@ -91,6 +108,12 @@ fn timeouts(fields: &mut Fields<'_>, out: &mut Timeouts) {
     part_of_total(fields, "connect", &mut out.connect, out.total, secs(300));
     let headers = &mut out.response_headers;
     part_of_total(fields, "response_headers", headers, out.total, secs(3600));
+    let total = out.total;
+    fields.read("per_try", &mut out.per_try, |at| {
+        let part = duration(ms(1)..=secs(3600))(at)?;
+        within_total(at, part, total).map(Some)
+    });
+    out.per_try = out.per_try.filter(|part| *part <= total);
 }
 
 /// A time-out that was written must not exceed the total; one that was not is
@@ -103,20 +126,23 @@ fn part_of_total(
     max: Duration,
 ) {
     let written = fields.read(key, out, |at| {
-        let part = duration(ms(1)..=max)(at)?;
-        if part <= total {
-            return Some(part);
-        }
-        at.error(format_args!(
-            "{} is longer than timeouts.total ({}), so it would never run out",
-            show_duration(part),
-            show_duration(total)
-        ));
-        None
+        within_total(at, duration(ms(1)..=max)(at)?, total)
     });
     if !written {
         *out = total.min(*out);
     }
+}
+
+fn within_total(at: &At<'_>, part: Duration, total: Duration) -> Option<Duration> {
+    if part <= total {
+        return Some(part);
+    }
+    at.error(format_args!(
+        "{} is longer than timeouts.total ({}), so it would never run out",
+        show_duration(part),
+        show_duration(total)
+    ));
+    None
 }
 
 fn limits(fields: &mut Fields<'_>, out: &mut Limits) {
@@ -131,10 +157,47 @@ fn limits(fields: &mut Fields<'_>, out: &mut Limits) {
         &mut out.queue_timeout,
         duration(ms(1)..=secs(60)),
     );
+    fields.read(
+        "max_connections",
+        &mut out.max_connections,
+        count(1..=60_000),
+    );
     if out.max_queue > 0 {
         let key = format!("{}.max_queue", fields.at.path);
         fields.at.report.idle("limits.max_queue", &key);
     }
+}
+
+fn tls(fields: &mut Fields<'_>, out: &mut UpstreamTls) {
+    fields.read("server_name", &mut out.server_name, |at| {
+        server_name(at).map(Some)
+    });
+    fields.read("ca_file", &mut out.ca_file, |at| file(at).map(Some));
+    let (mut cert_file, mut key_file) = out.client.take().map_or((None, None), |pair| {
+        (Some(pair.cert_file), Some(pair.key_file))
+    });
+    fields.read("cert_file", &mut cert_file, |at| file(at).map(Some));
+    fields.read("key_file", &mut key_file, |at| file(at).map(Some));
+    match (cert_file, key_file) {
+        (Some(cert_file), Some(key_file)) => {
+            out.client = Some(KeyPair {
+                cert_file,
+                key_file,
+            });
+        }
+        (None, None) => {}
+        _ => fields
+            .at
+            .error("cert_file and key_file belong together: give both, or neither"),
+    }
+}
+
+fn ejection(fields: &mut Fields<'_>, out: &mut Ejection) {
+    let failures = &mut out.consecutive_failures;
+    fields.read("consecutive_failures", failures, count(0..=1000));
+    let time = &mut out.base_ejection_time;
+    fields.read("base_ejection_time", time, duration(secs(1)..=secs(3600)));
+    fields.read("max_ejection", &mut out.max_ejection, positive_share);
 }
 
 fn retry(fields: &mut Fields<'_>, out: &mut Retry) {
@@ -150,6 +213,7 @@ fn retry(fields: &mut Fields<'_>, out: &mut Retry) {
         &mut out.base_backoff,
         duration(ms(1)..=secs(10)),
     );
+    fields.read("grpc_codes", &mut out.grpc_codes, |at| list(at, grpc_code));
 }
 
 fn throttle(fields: &mut Fields<'_>, out: &mut Option<Throttle>) {
@@ -195,6 +259,7 @@ fn priority(fields: &mut Fields<'_>, out: &mut PriorityRule) {
 
 fn fallback(fields: &mut Fields<'_>, out: &mut Fallback) {
     idle(fields, "fallback");
+    fields.read("serve_fresh", &mut out.serve_fresh, boolean);
     let week = secs(7 * 24 * 3600);
     fields.read(
         "stale_if_error",

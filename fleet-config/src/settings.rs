@@ -1,7 +1,7 @@
 //! A service's settings as validated, with their defaults. Breaker settings are
 //! `breaker_core::BreakerPolicy`.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 pub use breaker_core::Priority;
 use breaker_core::probing::RiseFall;
@@ -13,7 +13,10 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For the response's header, from when the request was sent. 1 ms to 1 h.
     pub response_headers: Duration,
-    /// For the whole exchange. 1 ms to 1 h.
+    /// For one attempt up to its response's header, connecting included; a retry
+    /// begins anew. 1 ms to 1 h; `None`: what is left of the total.
+    pub per_try: Option<Duration>,
+    /// For the whole exchange, all attempts together. 1 ms to 1 h.
     pub total: Duration,
 }
 
@@ -22,6 +25,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(1),
             response_headers: Duration::from_secs(10),
+            per_try: None,
             total: Duration::from_secs(30),
         }
     }
@@ -32,11 +36,13 @@ impl Default for Timeouts {
 pub struct Limits {
     /// Requests in flight, 1 to 1,000,000.
     pub max_concurrency: u32,
-    /// Requests waiting for their turn, 0 to 100,000. This version keeps no
-    /// queue: what exceeds `max_concurrency` is refused.
+    /// Requests waiting for their turn, 0 to 100,000.
     pub max_queue: u32,
     /// Longest wait in the queue, 1 ms to 60 s.
     pub queue_timeout: Duration,
+    /// Connections to each endpoint, 1 to 60,000: more would exhaust the ephemeral
+    /// ports towards it.
+    pub max_connections: u32,
 }
 
 impl Default for Limits {
@@ -45,6 +51,7 @@ impl Default for Limits {
             max_concurrency: 1024,
             max_queue: 0,
             queue_timeout: Duration::from_millis(100),
+            max_connections: 1024,
         }
     }
 }
@@ -67,8 +74,62 @@ pub struct PriorityRule {
     pub shed_key: Option<RequestKey>,
 }
 
-/// Retries of failed requests.
+/// What is spoken to a service's endpoints. gRPC always goes over HTTP/2.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2: by ALPN where there is TLS, else with prior knowledge.
+    Http2,
+}
+
+/// How TLS to `https://` endpoints is verified. Paths are of the agents' hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// The name that certificates must have, and that is sent as SNI; `None`: the
+    /// endpoint's host.
+    pub server_name: Option<String>,
+    /// PEM file of the authorities that are trusted; `None`: the host's own.
+    pub ca_file: Option<PathBuf>,
+    /// Our own certificate, for endpoints that ask for one.
+    pub client: Option<KeyPair>,
+}
+
+/// A certificate chain and its key, both PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyPair {
+    /// The chain, leaf first.
+    pub cert_file: PathBuf,
+    /// The private key: PKCS #8, PKCS #1 or SEC 1.
+    pub key_file: PathBuf,
+}
+
+/// When an agent stops using one endpoint that fails while others do not.
 #[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ejection {
+    /// Failures in a row, 1 to 1,000; 0: never. Envoy's `consecutive_5xx` is 5.
+    pub consecutive_failures: u32,
+    /// For how long the first time; the n-th time in a row n times as long. 1 s to
+    /// 1 h.
+    pub base_ejection_time: Duration,
+    /// Share of a backend's endpoints that may be ejected at a time, (0, 1]; one
+    /// always may.
+    pub max_ejection: f64,
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            base_ejection_time: Duration::from_secs(30),
+            max_ejection: 0.5,
+        }
+    }
+}
+
+/// Retries of failed requests.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
     /// Retries of one request, 0 to 10.
     pub max_retries: u32,
@@ -76,6 +137,9 @@ pub struct Retry {
     pub budget_percent: f64,
     /// First wait, doubled each time, full jitter. 1 ms to 10 s.
     pub base_backoff: Duration,
+    /// gRPC status codes after which a call is made again, sorted: its server
+    /// promises that it did nothing. Empty: only calls that were never sent are.
+    pub grpc_codes: Vec<u8>,
 }
 
 impl Default for Retry {
@@ -84,6 +148,7 @@ impl Default for Retry {
             max_retries: 2,
             budget_percent: 20.0,
             base_backoff: Duration::from_millis(25),
+            grpc_codes: Vec::new(),
         }
     }
 }
@@ -99,9 +164,12 @@ pub struct Throttle {
     pub key: Option<RequestKey>,
 }
 
-/// Stale answers in an emergency.
+/// Answers kept: for an emergency, and while fresh if wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fallback {
+    /// Answers that are fresh under RFC 9111 are served without asking the
+    /// backend; otherwise answers are kept for emergencies only.
+    pub serve_fresh: bool,
     /// How stale, 1 s to 7 days.
     pub stale_if_error: Duration,
     /// Largest answer kept, in bytes.
@@ -111,6 +179,7 @@ pub struct Fallback {
 impl Default for Fallback {
     fn default() -> Self {
         Self {
+            serve_fresh: false,
             stale_if_error: Duration::from_secs(300),
             max_entry_bytes: 1 << 20,
         }

@@ -1,10 +1,17 @@
 //! Values with their ranges. Each function returns a reader for one range, to be
 //! passed to `Fields::read`; the reader reports what is wrong and gives `None`.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
 use crate::{
+    host::AddressRange,
     read::At,
+    routes::is_host,
     settings::RequestKey,
     tree::Value,
     units::{self, show_bytes, show_duration, show_share},
@@ -197,6 +204,134 @@ pub(crate) fn grpc_service(at: &At<'_>) -> Option<String> {
 
 /// Longest name of a gRPC service.
 const MAX_GRPC_SERVICE_BYTES: usize = 200;
+
+/// Several of something; every one that is wrong is reported.
+pub(crate) fn items<T>(at: &At<'_>, item: impl Fn(&At<'_>) -> Option<T>) -> Option<Vec<T>> {
+    let items = at.items()?;
+    if items.len() > MAX_LIST {
+        at.error(format_args!(
+            "{} items: use {MAX_LIST} at most",
+            items.len()
+        ));
+        return None;
+    }
+    let read: Vec<_> = items.iter().map(item).collect();
+    read.into_iter().collect()
+}
+
+/// Several of something, sorted and without repetition.
+pub(crate) fn list<T: Ord>(at: &At<'_>, item: impl Fn(&At<'_>) -> Option<T>) -> Option<Vec<T>> {
+    let mut read = items(at, item)?;
+    read.sort_unstable();
+    read.dedup();
+    Some(read)
+}
+
+/// Longest list.
+const MAX_LIST: usize = 100;
+
+/// A protocol's name in `Upgrade`, made lower case.
+pub(crate) fn token(at: &At<'_>) -> Option<String> {
+    let text = at.text()?;
+    if is_token(text) {
+        return Some(text.to_ascii_lowercase());
+    }
+    at.refuse("a protocol's name", "use a word such as websocket")
+}
+
+/// A gRPC status code by its name; not `OK`.
+pub(crate) fn grpc_code(at: &At<'_>) -> Option<u8> {
+    let text = at.text()?;
+    let found = GRPC_CODES.iter().position(|name| *name == text);
+    match found.and_then(|at| u8::try_from(at + 1).ok()) {
+        Some(code) => Some(code),
+        None => at.refuse(
+            "a gRPC status",
+            format_args!("use {}", GRPC_CODES.join(", ")),
+        ),
+    }
+}
+
+/// From 1 on.
+pub(crate) const GRPC_CODES: [&str; 16] = [
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+/// A file's path.
+pub(crate) fn file(at: &At<'_>) -> Option<PathBuf> {
+    let text = at.text()?;
+    match text.is_empty() || text.contains('\0') {
+        true => at.refuse("a file", "use a path, for example /etc/rampmeter/ca.pem"),
+        false => Some(PathBuf::from(text)),
+    }
+}
+
+/// Where to listen.
+pub(crate) fn address(at: &At<'_>) -> Option<SocketAddr> {
+    match at.text()?.parse() {
+        Ok(address) => Some(address),
+        Err(_) => at.refuse("an address", "use IP:PORT, for example 0.0.0.0:8443"),
+    }
+}
+
+/// Addresses in CIDR notation, or one address.
+pub(crate) fn address_range(at: &At<'_>) -> Option<AddressRange> {
+    let text = at.text()?;
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (text, None),
+    };
+    let range = address.parse::<IpAddr>().ok().and_then(|address| {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = prefix.map_or(Some(bits), |prefix| prefix.parse().ok())?;
+        (prefix <= bits).then_some(AddressRange { address, prefix })
+    });
+    match range {
+        Some(range) => Some(range),
+        None => at.refuse(
+            "a range of addresses",
+            "use ADDRESS/BITS, for example 10.0.0.0/8",
+        ),
+    }
+}
+
+/// `http://HOST:PORT`.
+pub(crate) fn url(at: &At<'_>) -> Option<String> {
+    let text = at.text()?;
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
+    match rest {
+        Some(rest) if !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic()) => {
+            Some(text.to_owned())
+        }
+        _ => at.refuse("a URL", "use http://HOST:PORT"),
+    }
+}
+
+/// A DNS name or an address, as certificates have it.
+pub(crate) fn server_name(at: &At<'_>) -> Option<String> {
+    let text = at.text()?.to_ascii_lowercase();
+    match is_host(&text) {
+        true => Some(text),
+        false => at.refuse("a host", "use a DNS name or an address"),
+    }
+}
 
 /// A `token` of RFC 9110, of sane length.
 pub(crate) fn is_token(text: &str) -> bool {

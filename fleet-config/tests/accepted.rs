@@ -158,7 +158,7 @@ services:
     assert_eq!(one.breaker.trial_timeout, Duration::from_secs(6));
     // A part that was not written for this service is cut to its total.
     assert_eq!(two.timeouts.connect, Duration::from_millis(100));
-    let retry = two.retry.expect("a retry is written");
+    let retry = two.retry.as_ref().expect("a retry is written");
     assert_eq!((retry.max_retries, retry.budget_percent), (1, 5.0));
     assert_eq!(
         two.backends["r"].endpoints[0].to_string(),
@@ -172,7 +172,7 @@ fn an_agent_survives_keys_of_a_newer_version() {
     assert!(FleetConfig::parse(&text, "fleet.yaml").is_err());
     let (config, warnings) = FleetConfig::parse_lenient(&text, "fleet.yaml").expect("lenient");
     assert_eq!(config.services.len(), 1);
-    insta::assert_snapshot!(warnings.join("\n"), @"services.pay.teleport: unknown key: allowed are routes, backends, timeouts, breaker, limits, retry, throttle, priority, fallback, failover, health_check");
+    insta::assert_snapshot!(warnings.join("\n"), @"services.pay.teleport: unknown key: allowed are routes, backends, timeouts, breaker, limits, protocol, tls, upgrades, ejection, retry, throttle, priority, fallback, failover, health_check");
 }
 
 #[test]

@@ -70,8 +70,7 @@ services:
     fleet.yaml:14: services.payments.routes[1].priority: "URGENT" is not allowed: use CRITICAL, HIGH, NORMAL, LOW
     fleet.yaml:15: services.payments.routes[2].headers.x-beta: 1 is not text: put it in quotation marks
     fleet.yaml:15: services.payments.routes[2].max_request_bytes: "1 megabyte" is not a size: use a number with B, KiB, MiB or GiB, for example 1MiB
-    fleet.yaml:17: services.payments.backends.us-east.endpoints[1]: "https://b" wants TLS, which this version does not speak to backends: use http://
-    fleet.yaml:17: services.payments.backends.us-east.endpoints[2]: "ftp://c" is not an endpoint: use http://HOST:PORT, for example http://10.0.0.10:8080
+    fleet.yaml:17: services.payments.backends.us-east.endpoints[2]: "ftp://c" is not an endpoint: use http://HOST:PORT or https://HOST:PORT, for example http://10.0.0.10:8080
     fleet.yaml:17: services.payments.backends.us-east.endpoints[3]: http://a:8080 is in the list twice
     fleet.yaml:17: services.payments.backends.us-east: no POP has "us-east" in its region_order, so no request could go there: POPs list eu-west
     fleet.yaml:18: services.payments.backends.eu-west: endpoints is missing: give a list, for example ["http://10.0.0.10:8080"]
@@ -333,4 +332,33 @@ fn errors_past_the_first_thousand_are_counted_and_not_shown() {
     let last = message.lines().last();
     // Two more: pops and services are missing.
     assert_eq!(last, Some("fleet.yaml: 502 more errors are not shown"));
+}
+
+#[test]
+fn how_backends_are_spoken_to_must_make_sense() {
+    let text = with(
+        "
+    timeouts: {per_try: 31s}
+    protocol: quic
+    tls: {server_name: 'a b', ca_file: '', key_file: k.pem}
+    upgrades: [websocket, 'web socket']
+    ejection: {consecutive_failures: 1001, base_ejection_time: 0s, max_ejection: 0%}
+    limits: {max_connections: 0}
+    retry: {grpc_codes: [UNAVAILABLE, OK]}
+    fallback: {serve_fresh: maybe}",
+    );
+    insta::assert_snapshot!(errors(&text), @r#"
+    fleet.yaml:7: services.pay.timeouts.per_try: 31s is longer than timeouts.total (30s), so it would never run out
+    fleet.yaml:8: services.pay.protocol: "quic" is not allowed: use http1, http2
+    fleet.yaml:9: services.pay.tls.server_name: "a b" is not a host: use a DNS name or an address
+    fleet.yaml:9: services.pay.tls.ca_file: "" is not a file: use a path, for example /etc/rampmeter/ca.pem
+    fleet.yaml:9: services.pay.tls: cert_file and key_file belong together: give both, or neither
+    fleet.yaml:10: services.pay.upgrades[1]: "web socket" is not a protocol's name: use a word such as websocket
+    fleet.yaml:11: services.pay.ejection.consecutive_failures: 1001 is out of range: use 0 to 1000
+    fleet.yaml:11: services.pay.ejection.base_ejection_time: 0s is out of range: use 1s to 1h
+    fleet.yaml:11: services.pay.ejection.max_ejection: "0%" is out of range: use more than 0%, at most 100%
+    fleet.yaml:12: services.pay.limits.max_connections: 0 is out of range: use 1 to 60000
+    fleet.yaml:13: services.pay.retry.grpc_codes[1]: "OK" is not a gRPC status: use CANCELLED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, UNAUTHENTICATED
+    fleet.yaml:14: services.pay.fallback.serve_fresh: "maybe" is not true or false: use true or false
+    "#);
 }

@@ -47,7 +47,9 @@ fn the_schema_and_the_reader_know_the_same_keys() {
         assert_eq!(in_schema(pointer), known_to_reader(file), "{pointer}");
     }
     let settings = in_schema("/$defs/defaults");
-    for section in &settings {
+    let schema = schema();
+    let is_section = |name: &&String| schema["$defs"][name]["properties"].is_object();
+    for section in settings.iter().filter(is_section) {
         let file = format!("defaults: {{{section}: {{HERE}}}}");
         assert_eq!(
             in_schema(&format!("/$defs/{section}")),

@@ -329,6 +329,7 @@ mod tests {
         let timeouts = Timeouts {
             connect: Duration::from_secs(8),
             response_headers: Duration::from_secs(9),
+            per_try: None,
             total: Duration::from_secs(10),
         };
         for (spent, left) in [(0, 9), (1, 9), (7, 3), (10, 0), (11, 0)] {

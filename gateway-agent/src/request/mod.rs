@@ -2,6 +2,7 @@
 //! backend or answered by us. `proxy.rs` is the thread through it.
 
 pub(crate) mod answer;
+pub(crate) mod attempts;
 pub(crate) mod body;
 mod drill;
 pub(crate) mod headers;
@@ -9,4 +10,5 @@ pub(crate) mod intake;
 pub(crate) mod path;
 pub(crate) mod proxy;
 pub(crate) mod ranking;
+pub(crate) mod rejection;
 pub(crate) mod router;
