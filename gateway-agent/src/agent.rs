@@ -147,6 +147,7 @@ impl Agent {
         let gates = control.gates();
         let edge = Edge {
             host: settings.host.host().clone(),
+            agent: Some(agent.id.clone()),
         };
         let server = Server::start(sockets.listen, gates, &edge, &stopping)?;
         let beside = Beside {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use fleet_config::{AddressRange, HostConfig, HostLimits};
+use fleet_config::{HostConfig, HostLimits};
 use tokio::{
     sync::{Notify, watch},
     time::{MissedTickBehavior, interval},
@@ -42,8 +42,6 @@ pub struct Host {
     pub(crate) listeners: Vec<Listener>,
     /// What clients may make this agent hold.
     pub limits: HostLimits,
-    /// Whose word about other addresses is believed.
-    trusted_proxies: Vec<AddressRange>,
     /// All of the file, as read.
     pub config: HostConfig,
 }
@@ -74,9 +72,8 @@ impl Host {
     /// Whether a client is a proxy whose `Forwarded` and `X-Forwarded-*` are
     /// believed.
     pub(crate) fn trusts(&self, client: std::net::IpAddr) -> bool {
-        self.trusted_proxies
-            .iter()
-            .any(|range| range.contains(client))
+        let mut trusted = self.config.trusted_proxies.iter();
+        trusted.any(|range| range.contains(client))
     }
 
     fn load(path: &Path, files: &Files) -> Result<Self, String> {
@@ -96,7 +93,6 @@ impl Host {
         Ok(Self {
             listeners: listeners?,
             limits: config.limits.clone(),
-            trusted_proxies: config.trusted_proxies.clone(),
             config,
         })
     }
@@ -242,5 +238,105 @@ pub(crate) async fn watch(
                 "the changed host file is refused, the one before stays in force: {error}"
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("host.yaml");
+        fs::write(&path, text).expect("written");
+        (dir, path)
+    }
+
+    #[test]
+    fn without_a_file_everything_is_as_by_default() {
+        let mut file = HostFile::open(None).expect("there is nothing to read");
+        let host = file.host().load_full();
+        assert_eq!(host.limits, HostLimits::default());
+        assert_eq!(host.addresses().count(), 0);
+        assert!(!host.listener(0).proxy_protocol && host.listener(0).tls.is_none());
+        assert_eq!(file.reload(), Ok(false));
+    }
+
+    #[test]
+    fn a_file_of_no_use_is_refused_with_everything_that_is_wrong() {
+        let (_dir, path) = file("limits: {max_headers: 1}\nlisteners: []\n");
+        let told = HostFile::open(Some(path)).expect_err("two things are wrong");
+        assert!(
+            told.contains("max_headers") && told.contains("0 listeners"),
+            "{told}"
+        );
+        let (dir, _) = file("");
+        let missing = dir.path().join("missing.yaml");
+        let told = HostFile::open(Some(missing)).expect_err("there is none");
+        assert!(told.contains("missing.yaml cannot be read"), "{told}");
+    }
+
+    #[test]
+    fn a_good_change_is_taken_and_a_bad_one_leaves_what_was() {
+        let (_dir, path) = file("trusted_proxies: [10.0.0.0/8]\n");
+        let mut file = HostFile::open(Some(path.clone())).expect("a good file");
+        let client = "10.1.2.3".parse().expect("an address");
+        assert!(file.host().load().trusts(client));
+        for bad in ["trusted_proxies: [10.0.0.0/99]\n", "\u{0}", "unknown: 1\n"] {
+            fs::write(&path, bad).expect("written");
+            file.reload().expect_err(bad);
+            assert!(file.host().load().trusts(client), "{bad}");
+        }
+        fs::write(&path, "trusted_proxies: []\n").expect("written");
+        assert_eq!(file.reload(), Ok(true));
+        assert!(!file.host().load().trusts(client));
+    }
+
+    #[test]
+    fn other_addresses_need_a_restart_and_other_settings_of_a_listener_do_not() {
+        let (_dir, path) = file("listeners: [{address: \"127.0.0.1:8080\"}]\n");
+        let mut file = HostFile::open(Some(path.clone())).expect("a good file");
+        for other in [
+            "listeners: [{address: \"127.0.0.1:8081\"}]\n",
+            "listeners: [{address: \"127.0.0.1:8080\"}, {address: \"127.0.0.1:8081\"}]\n",
+            "limits: {max_headers: 50}\n",
+        ] {
+            fs::write(&path, other).expect("written");
+            let told = file.reload().expect_err(other);
+            assert!(told.ends_with("which needs a restart"), "{told}");
+        }
+        let same = "listeners: [{address: \"127.0.0.1:8080\", proxy_protocol: true}]\n";
+        fs::write(&path, same).expect("written");
+        assert_eq!(file.reload(), Ok(true));
+        assert!(file.host().load().listener(0).proxy_protocol);
+    }
+
+    #[tokio::test]
+    async fn a_change_is_found_when_told_and_by_itself() {
+        let (_dir, path) = file("limits: {max_headers: 50}\n");
+        let file = HostFile::open(Some(path.clone())).expect("a good file");
+        let host = file.host().clone();
+        let (stop, stopping) = watch::channel(false);
+        let reload = Arc::new(Notify::new());
+        let watching = tokio::spawn(super::watch(file, reload.clone(), stopping));
+        fs::write(&path, "limits: {max_headers: 60}\n").expect("written");
+        reload.notify_one();
+        until(|| host.load().limits.max_headers == 60).await;
+        fs::write(&path, "limits: {max_headers: 70}\n").expect("written");
+        until(|| host.load().limits.max_headers == 70).await;
+        stop.send_replace(true);
+        watching.await.expect("it stops");
+    }
+
+    async fn until(holds: impl Fn() -> bool) {
+        let waiting = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let held = tokio::time::timeout(4 * LOOK, waiting).await;
+        held.expect("it is seen in time");
     }
 }

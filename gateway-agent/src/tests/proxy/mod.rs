@@ -3,6 +3,7 @@
 
 mod answers;
 mod connections;
+mod edge;
 mod http2;
 mod lifecycle;
 mod outcomes;
@@ -10,6 +11,7 @@ mod passing;
 mod rig;
 mod routing;
 mod steering;
+mod tls;
 
 /// A request without a body.
 const GET: &str = "GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";
