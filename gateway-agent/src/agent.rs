@@ -298,7 +298,12 @@ impl Beside {
             tasks.spawn_local(memory::keep(control.clone(), dir, finishing.clone()));
         }
         let reload = self.reload;
-        tasks.spawn_local(host::watch(self.host, reload.host, finishing.clone()));
+        tasks.spawn_local(host::watch(
+            control.clone(),
+            self.host,
+            reload.host,
+            finishing.clone(),
+        ));
         match self.link {
             Way::Stream(addresses) => {
                 let dialer = Dialer::new(control.clone(), addresses, self.address);

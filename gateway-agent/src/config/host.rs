@@ -21,7 +21,8 @@ use tokio::{
 };
 
 use crate::{
-    fleet::drive::stopped,
+    config::configuration::cut,
+    fleet::drive::{Shared, stopped},
     serve::tls::{self, ServerTls},
 };
 
@@ -76,8 +77,7 @@ impl Host {
         trusted.any(|range| range.contains(client))
     }
 
-    fn load(path: &Path, files: &Files) -> Result<Self, String> {
-        let config = files.config(path)?;
+    fn load(path: &Path, config: HostConfig, files: &Files) -> Result<Self, String> {
         let listener = |listener: &fleet_config::Listener| {
             let address = listener.address;
             let tls = listener.tls.as_ref();
@@ -104,21 +104,26 @@ impl Host {
 struct Files(BTreeMap<PathBuf, Result<Vec<u8>, String>>);
 
 impl Files {
-    fn read(path: &Path) -> Self {
+    /// Of the file that is there, and of the one that is in force.
+    fn read(path: &Path, running: &HostConfig) -> Self {
         let mut files = Self::default();
         files.add(path);
         // What is wrong with it is told when it is loaded.
-        let config = files.config(path).unwrap_or_default();
+        files.add_named_by(&files.config(path).unwrap_or_default());
+        files.add_named_by(running);
+        files
+    }
+
+    fn add_named_by(&mut self, config: &HostConfig) {
         for tls in config.listeners.iter().filter_map(|l| l.tls.as_ref()) {
             for pair in &tls.certificates {
-                files.add(&pair.cert_file);
-                files.add(&pair.key_file);
+                self.add(&pair.cert_file);
+                self.add(&pair.key_file);
             }
             if let Some(path) = &tls.client_ca_file {
-                files.add(path);
+                self.add(path);
             }
         }
-        files
     }
 
     fn add(&mut self, path: &Path) {
@@ -169,8 +174,8 @@ impl HostFile {
         let Some(path) = path else {
             return Ok(Self::default());
         };
-        let seen = Files::read(&path);
-        let host = Host::load(&path, &seen)?;
+        let seen = Files::read(&path, &HostConfig::default());
+        let host = Host::load(&path, seen.config(&path)?, &seen)?;
         Ok(Self {
             path: Some(path),
             seen,
@@ -186,32 +191,53 @@ impl HostFile {
     /// Loads everything again if any of it has changed; whether it had.
     ///
     /// # Errors
-    /// In sentences, when what is there now is of no use; the host before stays
-    /// in force. The same error is not told twice.
+    /// In sentences, when what is there now is of no use; the file before stays in
+    /// force. Certificates that it names are renewed all the same: a mistake that
+    /// nobody mends for weeks must not let them expire. The same error is not told
+    /// twice.
     pub fn reload(&mut self) -> Result<bool, String> {
         let Some(path) = &self.path else {
             return Ok(false);
         };
-        let now_there = Files::read(path);
+        let running = self.host.load_full();
+        let now_there = Files::read(path, &running.config);
         if now_there == self.seen {
             return Ok(false);
         }
         self.seen = now_there;
-        let next = Host::load(path, &self.seen)?;
-        if !next.addresses().eq(self.host.load().addresses()) {
-            return Err(format!(
-                "{}: the addresses of listeners have changed, which needs a restart",
-                path.display()
-            ));
+        let config = self.seen.config(path);
+        let config = config.and_then(|config| fits(path, &running, config));
+        match config.and_then(|config| Host::load(path, config, &self.seen)) {
+            Ok(next) => {
+                self.host.store(Arc::new(next));
+                Ok(true)
+            }
+            Err(error) => {
+                if let Ok(renewed) = Host::load(path, running.config.clone(), &self.seen) {
+                    self.host.store(Arc::new(renewed));
+                }
+                Err(error)
+            }
         }
-        self.host.store(Arc::new(next));
-        Ok(true)
+    }
+}
+
+/// Whether the running sockets are those of a new file.
+fn fits(path: &Path, running: &Host, config: HostConfig) -> Result<HostConfig, String> {
+    let addresses = config.listeners.iter().map(|listener| listener.address);
+    match addresses.eq(running.addresses()) {
+        true => Ok(config),
+        false => Err(format!(
+            "{}: the addresses of listeners have changed, which needs a restart",
+            path.display()
+        )),
     }
 }
 
 /// Puts every good change of the file, or of a certificate, into force, until
 /// stopped.
 pub(crate) async fn watch(
+    control: Shared,
     mut file: HostFile,
     reload: Arc<Notify>,
     mut stop: watch::Receiver<bool>,
@@ -233,10 +259,16 @@ pub(crate) async fn watch(
         file = same;
         match outcome {
             Ok(false) => {}
-            Ok(true) => tracing::info!("the changed host file and certificates are in force"),
-            Err(error) => tracing::error!(
-                "the changed host file is refused, the one before stays in force: {error}"
-            ),
+            Ok(true) => {
+                tracing::info!("the changed host file and certificates are in force");
+                control.lock().host_error = None;
+            }
+            Err(error) => {
+                tracing::error!(
+                    "the changed host file is refused, the one before stays in force: {error}"
+                );
+                control.lock().host_error = Some(cut(error));
+            }
         }
     }
 }
@@ -245,7 +277,10 @@ pub(crate) async fn watch(
 mod tests {
     use std::fs;
 
+    use breaker_core::{AgentId, PopId};
+
     use super::*;
+    use crate::fleet::{control::Control, local::Identity};
 
     fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().expect("a directory");
@@ -320,12 +355,24 @@ mod tests {
         let host = file.host().clone();
         let (stop, stopping) = watch::channel(false);
         let reload = Arc::new(Notify::new());
-        let watching = tokio::spawn(super::watch(file, reload.clone(), stopping));
+        let identity = Identity {
+            agent: AgentId::new("a1").expect("a name"),
+            pop: PopId::new("p").expect("a name"),
+        };
+        let control = Shared::new(Control::new(identity, 1));
+        let watching = super::watch(control.clone(), file, reload.clone(), stopping);
+        let watching = tokio::spawn(watching);
         fs::write(&path, "limits: {max_headers: 60}\n").expect("written");
         reload.notify_one();
         until(|| host.load().limits.max_headers == 60).await;
         fs::write(&path, "limits: {max_headers: 70}\n").expect("written");
         until(|| host.load().limits.max_headers == 70).await;
+        fs::write(&path, "limits: {max_headers: 7}\n").expect("written");
+        reload.notify_one();
+        until(|| control.lock().host_error.is_some()).await;
+        fs::write(&path, "limits: {max_headers: 80}\n").expect("written");
+        reload.notify_one();
+        until(|| control.lock().host_error.is_none()).await;
         stop.send_replace(true);
         watching.await.expect("it stops");
     }

@@ -359,6 +359,20 @@ async fn a_certificate_of_no_use_is_refused_and_the_one_before_stays() {
 }
 
 #[tokio::test]
+async fn certificates_are_renewed_under_a_file_that_was_refused() {
+    let authority = Authority::new();
+    authority.sign("a", &["a.example"]);
+    let host = authority.host(&["a"], "");
+    let (rig, mut file) = start(&authority, &host);
+    authority.write("host.yaml", &format!("{host}\nnonsense: 1\n"));
+    file.reload().expect_err("it is nonsense");
+    let after = authority.sign("a", &["a.example"]);
+    file.reload().expect_err("it still is");
+    let client = connect(rig.address, authority.client(None), "a.example").await;
+    assert_eq!(shown(&client.expect("TLS")), &after);
+}
+
+#[tokio::test]
 async fn plain_text_on_a_tls_port_reaches_nothing() {
     let authority = Authority::new();
     authority.sign("a", &["a.example"]);
