@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    hash::{BuildHasher, RandomState},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -99,8 +100,9 @@ impl Host {
 }
 
 /// The bytes of a host file and of every file that it names, or why they cannot
-/// be had: equal ones make equal hosts, so nothing is loaded for nothing.
-#[derive(Debug, Default, PartialEq)]
+/// be had. There are keys among them, so they are not kept, nor ever printed: a
+/// hash of them tells whether anything has changed.
+#[derive(Default, Hash)]
 struct Files(BTreeMap<PathBuf, Result<Vec<u8>, String>>);
 
 impl Files {
@@ -160,7 +162,9 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 #[derive(Debug, Default)]
 pub struct HostFile {
     path: Option<PathBuf>,
-    seen: Files,
+    /// The hash of what was loaded or refused last.
+    seen: u64,
+    hasher: RandomState,
     host: SharedHost,
 }
 
@@ -174,11 +178,13 @@ impl HostFile {
         let Some(path) = path else {
             return Ok(Self::default());
         };
-        let seen = Files::read(&path, &HostConfig::default());
-        let host = Host::load(&path, seen.config(&path)?, &seen)?;
+        let files = Files::read(&path, &HostConfig::default());
+        let host = Host::load(&path, files.config(&path)?, &files)?;
+        let hasher = RandomState::new();
         Ok(Self {
             path: Some(path),
-            seen,
+            seen: hasher.hash_one(&files),
+            hasher,
             host: Arc::new(ArcSwap::from_pointee(host)),
         })
     }
@@ -200,20 +206,20 @@ impl HostFile {
             return Ok(false);
         };
         let running = self.host.load_full();
-        let now_there = Files::read(path, &running.config);
-        if now_there == self.seen {
+        let files = Files::read(path, &running.config);
+        let seen = self.hasher.hash_one(&files);
+        if seen == std::mem::replace(&mut self.seen, seen) {
             return Ok(false);
         }
-        self.seen = now_there;
-        let config = self.seen.config(path);
+        let config = files.config(path);
         let config = config.and_then(|config| fits(path, &running, config));
-        match config.and_then(|config| Host::load(path, config, &self.seen)) {
+        match config.and_then(|config| Host::load(path, config, &files)) {
             Ok(next) => {
                 self.host.store(Arc::new(next));
                 Ok(true)
             }
             Err(error) => {
-                if let Ok(renewed) = Host::load(path, running.config.clone(), &self.seen) {
+                if let Ok(renewed) = Host::load(path, running.config.clone(), &files) {
                     self.host.store(Arc::new(renewed));
                 }
                 Err(error)

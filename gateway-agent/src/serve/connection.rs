@@ -150,6 +150,11 @@ async fn drive<C: GracefulConnection>(
     loop {
         tokio::select! {
             biased;
+            // First, so that a response that is ready just now says so.
+            _ = drain.wait_for(|drain| *drain), if !draining => {
+                connection.as_mut().graceful_shutdown();
+                draining = true;
+            }
             // How it ended is the client's affair: its requests were settled.
             _ = connection.as_mut() => return Ended::Over,
             () = look.as_mut() => {
@@ -165,10 +170,6 @@ async fn drive<C: GracefulConnection>(
                         look.as_mut().reset(now + GOODBYE);
                     }
                 }
-            }
-            _ = drain.wait_for(|drain| *drain), if !draining => {
-                connection.as_mut().graceful_shutdown();
-                draining = true;
             }
         }
     }

@@ -8,6 +8,7 @@ mod http2;
 mod lifecycle;
 mod outcomes;
 mod passing;
+mod renewal;
 mod rig;
 mod routing;
 mod steering;

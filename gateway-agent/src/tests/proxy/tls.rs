@@ -24,16 +24,20 @@ use super::{
 };
 use crate::{config::host::HostFile, tests::pki::Authority};
 
-type Client = TlsStream<TcpStream>;
+pub(super) type Client = TlsStream<TcpStream>;
 
 /// A data plane without configuration, with this host file.
-fn start(authority: &Authority, host: &str) -> (Rig, HostFile) {
+pub(super) fn start(authority: &Authority, host: &str) -> (Rig, HostFile) {
     let (edge, file) = edge(&authority.dir, host);
     let addresses: Vec<_> = edge.host.load().addresses().collect();
     (Rig::on(&addresses, &edge), file)
 }
 
-async fn connect(address: SocketAddr, config: ClientConfig, name: &str) -> io::Result<Client> {
+pub(super) async fn connect(
+    address: SocketAddr,
+    config: ClientConfig,
+    name: &str,
+) -> io::Result<Client> {
     connect_again(address, &Arc::new(config), name).await
 }
 
@@ -48,7 +52,7 @@ async fn connect_again(
     within(TlsConnector::from(config.clone()).connect(name, stream)).await
 }
 
-fn shown(client: &Client) -> &CertificateDer<'static> {
+pub(super) fn shown(client: &Client) -> &CertificateDer<'static> {
     &client
         .get_ref()
         .1
@@ -57,7 +61,7 @@ fn shown(client: &Client) -> &CertificateDer<'static> {
 }
 
 /// A request's whole answer; its connection ends with it, as TLS wants.
-async fn ask(client: &mut Client) -> String {
+pub(super) async fn ask(client: &mut Client) -> String {
     let request = GET.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
     within(client.write_all(request.as_bytes()))
         .await
@@ -69,7 +73,7 @@ async fn ask(client: &mut Client) -> String {
 }
 
 /// On a connection that stays open.
-async fn ask_and_stay(client: &mut Client) {
+pub(super) async fn ask_and_stay(client: &mut Client) {
     client.write_all(GET.as_bytes()).await.expect("it is open");
     let mut answer = Vec::new();
     while !answer.ends_with(b"}\n") {
@@ -306,73 +310,6 @@ async fn clients_show_certificates_where_they_must_and_only_good_ones() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_for_new_connections_and_old_ones_live_on() {
-    let authority = Authority::new();
-    let before = authority.sign("a", &["a.example"]);
-    let (rig, mut file) = start(&authority, &authority.host(&["a"], ""));
-    assert_eq!(file.reload(), Ok(false), "nothing has changed");
-    let client = connect(rig.address, authority.client(None), "a.example").await;
-    let mut old = client.expect("TLS");
-    ask_and_stay(&mut old).await;
-
-    let after = authority.sign("a", &["a.example"]);
-    assert_eq!(file.reload(), Ok(true));
-    let client = connect(rig.address, authority.client(None), "a.example").await;
-    let mut new = client.expect("TLS");
-    assert_eq!((shown(&old), shown(&new)), (&before, &after));
-    ask_and_stay(&mut old).await;
-    ask_and_stay(&mut new).await;
-}
-
-#[tokio::test]
-async fn a_certificate_of_no_use_is_refused_and_the_one_before_stays() {
-    let authority = Authority::new();
-    let before = authority.sign("a", &["a.example"]);
-    authority.sign("b", &["b.example"]);
-    let (rig, mut file) = start(&authority, &authority.host(&["a"], ""));
-    let key = std::fs::read_to_string(authority.path("a.key")).expect("signed");
-    let other = std::fs::read_to_string(authority.path("b.key")).expect("signed");
-    for (name, text, told) in [
-        ("a.key", other.as_str(), "KeyMismatch"),
-        ("a.key", "nonsense", "no private key in PEM"),
-        ("a.pem", "", "no certificate in PEM"),
-        ("a.pem", key.as_str(), "no certificate in PEM"),
-        (
-            "a.pem",
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-            "a.pem",
-        ),
-    ] {
-        let good = std::fs::read_to_string(authority.path(name)).expect("signed");
-        authority.write(name, text);
-        let error = file.reload().expect_err("it is of no use");
-        assert!(error.contains(told) && error.contains(name), "{error}");
-        assert_eq!(file.reload(), Ok(false), "it is told once");
-        let client = connect(rig.address, authority.client(None), "a.example").await;
-        assert_eq!(shown(&client.expect("TLS")), &before);
-        authority.write(name, &good);
-        assert_eq!(file.reload(), Ok(true));
-    }
-    std::fs::remove_file(authority.path("a.key")).expect("it is there");
-    let error = file.reload().expect_err("it is gone");
-    assert!(error.contains("a.key cannot be read"), "{error}");
-}
-
-#[tokio::test]
-async fn certificates_are_renewed_under_a_file_that_was_refused() {
-    let authority = Authority::new();
-    authority.sign("a", &["a.example"]);
-    let host = authority.host(&["a"], "");
-    let (rig, mut file) = start(&authority, &host);
-    authority.write("host.yaml", &format!("{host}\nnonsense: 1\n"));
-    file.reload().expect_err("it is nonsense");
-    let after = authority.sign("a", &["a.example"]);
-    file.reload().expect_err("it still is");
-    let client = connect(rig.address, authority.client(None), "a.example").await;
-    assert_eq!(shown(&client.expect("TLS")), &after);
-}
-
-#[tokio::test]
 async fn plain_text_on_a_tls_port_reaches_nothing() {
     let authority = Authority::new();
     authority.sign("a", &["a.example"]);
@@ -384,4 +321,23 @@ async fn plain_text_on_a_tls_port_reaches_nothing() {
         .await
         .expect("an end");
     assert_eq!(told.first(), Some(&21), "an alert");
+}
+
+#[tokio::test]
+async fn a_drain_ends_connections_as_tls_wants() {
+    let authority = Authority::new();
+    authority.sign("a", &["a.example"]);
+    let (rig, _) = start(&authority, &authority.host(&["a"], ""));
+    let client = connect(rig.address, authority.client(None), "a.example").await;
+    let mut client = client.expect("TLS");
+    ask_and_stay(&mut client).await;
+    rig.drain();
+    let ended = within(client.read_u8()).await;
+    let ended = ended.expect_err("there is nothing more");
+    let told = std::error::Error::source(&ended).is_none() && ended.get_ref().is_none();
+    assert!(
+        told,
+        "without a close_notify, it could have been cut: {ended}"
+    );
+    rig.ended().await;
 }
