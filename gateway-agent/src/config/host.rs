@@ -248,6 +248,9 @@ pub(crate) async fn watch(
     reload: Arc<Notify>,
     mut stop: watch::Receiver<bool>,
 ) {
+    if file.path.is_none() {
+        return;
+    }
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -354,7 +357,7 @@ mod tests {
         assert!(file.host().load().listener(0).proxy_protocol);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_change_is_found_when_told_and_by_itself() {
         let (_dir, path) = file("limits: {max_headers: 50}\n");
         let file = HostFile::open(Some(path.clone())).expect("a good file");
