@@ -21,13 +21,16 @@ use crate::{
     },
     backend::pool::Pool,
     probe::Unhealthy,
-    request::router::Router,
+    request::{headers::Via, router::Router},
+    serve::server::Edge,
 };
 
 /// One core's data plane.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) gate: CoreGate,
+    pub(crate) edge: Edge,
+    pub(crate) via: Via,
     cores: usize,
     table: RefCell<Rc<Table>>,
     /// xorshift state: picks endpoints.
@@ -61,9 +64,11 @@ struct Usable {
 }
 
 impl Core {
-    pub(crate) fn new(gate: CoreGate, cores: usize) -> Rc<Self> {
+    pub(crate) fn new(gate: CoreGate, cores: usize, edge: Edge) -> Rc<Self> {
         let table = Table::new(gate.snapshot(), cores, &HashMap::new());
         Rc::new(Self {
+            via: Via::new(edge.agent.as_ref()),
+            edge,
             cores,
             table: RefCell::new(Rc::new(table)),
             dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),

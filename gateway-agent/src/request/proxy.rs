@@ -27,6 +27,10 @@ use crate::{
 pub(crate) struct Client {
     /// Its address, for backends.
     pub(crate) address: HeaderValue,
+    /// Whether it came by `http` or `https`, for backends.
+    pub(crate) scheme: HeaderValue,
+    /// A proxy whose word about the clients behind it is passed on.
+    pub(crate) trusted: bool,
 }
 
 /// Answers a request. A bug that panics costs this request only.
@@ -75,6 +79,9 @@ async fn handle(
     let (parts, body) = request.into_parts();
     // Normalise and refuse.
     let target = intake::inspect(&parts).map_err(Fault::Unfit)?;
+    if core.via.is_in(&parts.headers) {
+        return Err(Fault::Loop.into());
+    }
     // Route.
     let destination = route(&table, &parts, &target).ok_or(Fault::NoRoute)?;
     check_declared_length(destination, &body)?;
@@ -86,7 +93,10 @@ async fn handle(
         grpc,
     };
     // Admit, pick, forward, retry.
-    attempts::run(&core, &table, destination, &client, asked).await
+    let mut response = attempts::run(&core, &table, destination, &client, asked).await?;
+    let version = response.version();
+    core.via.add_to(response.headers_mut(), version);
+    Ok(response)
 }
 
 fn route<'t>(table: &'t Table, parts: &Parts, target: &Target<'_>) -> Option<&'t Destination> {

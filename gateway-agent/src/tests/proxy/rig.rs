@@ -23,7 +23,10 @@ use crate::{
         way::Way,
     },
     clock::Clock,
-    serve::{listener::Listeners, server::Server},
+    serve::{
+        listener::Listeners,
+        server::{Edge, Server},
+    },
 };
 
 /// How long anything may take before a test gives up.
@@ -33,6 +36,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn within<T>(work: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(PATIENCE, work).await;
     done.expect("it did not happen in time")
+}
+
+/// A free port of this machine.
+pub(super) fn local() -> SocketAddr {
+    ([127, 0, 0, 1], 0).into()
 }
 
 /// A running data plane of one core.
@@ -53,19 +61,29 @@ impl Rig {
     }
 
     pub(super) fn unconfigured() -> Self {
+        Self::on(&[local()], &Edge::default())
+    }
+
+    /// With these listeners.
+    pub(super) fn on(listeners: &[SocketAddr], edge: &Edge) -> Self {
         let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
         let wake = Arc::new(Notify::new());
         let gate = CoreGate::new(0, table.clone(), Clock::new(), Arc::default());
-        let listeners = Listeners::bind(([127, 0, 0, 1], 0).into(), 1).expect("a free port");
+        let listeners = Listeners::bind_all(listeners, 1).expect("free ports");
         let (drain, draining) = watch::channel(false);
-        let server = Server::start(listeners, vec![gate], &draining).expect("a thread");
+        let server = Server::start(listeners, vec![gate], edge, &draining).expect("a thread");
         Self {
-            address: server.address(),
+            address: server.addresses()[0],
             table,
             wake,
             drain,
             server,
         }
+    }
+
+    /// Where it listens.
+    pub(super) fn addresses(&self) -> &[SocketAddr] {
+        self.server.addresses()
     }
 
     /// With one service `s` in one region `r` of one endpoint, and more settings
@@ -243,9 +261,11 @@ impl Wire {
     }
 
     pub(super) async fn write(&mut self, text: &str) {
-        within(self.0.write_all(text.as_bytes()))
-            .await
-            .expect("it is open");
+        self.write_bytes(text.as_bytes()).await;
+    }
+
+    pub(super) async fn write_bytes(&mut self, bytes: &[u8]) {
+        within(self.0.write_all(bytes)).await.expect("it is open");
     }
 
     /// Up to and with `mark`.
