@@ -44,6 +44,9 @@ pub fn request(header: &[u8]) {
         .collect();
     headers::strip_hop_by_hop(&mut parts.headers);
     for name in named.iter().map(HeaderName::as_str).chain(["connection"]) {
-        assert!(!parts.headers.contains_key(name), "{name} is for one hop only");
+        assert!(
+            !parts.headers.contains_key(name),
+            "{name} is for one hop only"
+        );
     }
 }
