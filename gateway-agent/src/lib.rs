@@ -23,6 +23,8 @@ pub mod clock;
 pub mod config;
 mod dice;
 pub mod fleet;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod limits;
 pub mod probe;
 mod request;
