@@ -1,7 +1,7 @@
 //! `/metrics`: Prometheus text. Label values are names of the configuration and
 //! words of the code, so they need no escaping and there are only so many.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Instant};
 
 use breaker_core::{Timestamp, breaker::StateName, histogram};
 
@@ -334,7 +334,23 @@ fn probes(control: &Control, page: &mut Page) {
             "gauge",
             "Endpoints that health checks took out at this agent.",
         ),
-        |watched| watched.backend.live.unhealthy.load().0.len(),
+        |watched| watched.backend.live.reach.unhealthy().0.len(),
+    );
+    page.each(
+        control,
+        (
+            "rampmeter_agent_ejected_endpoints",
+            "gauge",
+            "Addresses of endpoints that are left out for their failures in a row.",
+        ),
+        |watched| {
+            let (reach, now) = (&watched.backend.live.reach, Instant::now());
+            let targets = reach.targets();
+            let ejected = targets
+                .iter()
+                .filter(|t| reach.ejected_for(t, now).is_some());
+            ejected.count()
+        },
     );
 }
 

@@ -5,13 +5,14 @@ use std::sync::{
     atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use breaker_core::{ids::BackendName, shed::ShedKey};
+use fleet_config::{Endpoint, Scheme, Service};
 use tokio::sync::Notify;
 
 use crate::{
     admit::{places::ByPriority, recorder::Recorder, stance::Stance},
-    probe::Unhealthy,
+    backend::{reach::Reach, tls::Tls},
 };
 
 /// A backend's number. Given once for each name and never reused while the
@@ -40,10 +41,13 @@ impl Backend {
         wake: Arc<Notify>,
     ) -> Self {
         let live = Arc::new(Live {
+            name: name.clone(),
             index,
             salt: ShedKey::of(name.as_str().as_bytes()),
             stance: ArcSwap::from_pointee(Stance::pass()),
-            unhealthy: ArcSwap::default(),
+            reach: Reach::default(),
+            tls: ArcSwapOption::empty(),
+            max_connections: AtomicU32::new(1),
             in_flight: Apart(AtomicU32::new(0)),
             max_concurrency: AtomicU32::new(u32::MAX),
             slow_us: AtomicU64::new(u64::MAX),
@@ -80,12 +84,17 @@ struct Apart<T>(T);
 /// What requests of every core read of one backend.
 #[derive(Debug)]
 pub(crate) struct Live {
+    pub(crate) name: BackendName,
     pub(crate) index: BackendIndex,
     /// Makes its cut of the requests independent of the plan's.
     pub(crate) salt: ShedKey,
     pub(crate) stance: ArcSwap<Stance>,
-    /// Endpoints that health checks took out.
-    pub(crate) unhealthy: ArcSwap<Unhealthy>,
+    /// Its endpoints.
+    pub(crate) reach: Reach,
+    /// How to speak TLS to them; `None`: none is an https one.
+    pub(crate) tls: ArcSwapOption<Tls>,
+    /// Connections to each endpoint, all cores together.
+    pub(crate) max_connections: AtomicU32,
     /// Shared by all cores, because the limit is the agent's.
     in_flight: Apart<AtomicU32>,
     pub(crate) max_concurrency: AtomicU32,
@@ -95,6 +104,30 @@ pub(crate) struct Live {
     pub(crate) shuts: AtomicU32,
     /// Wakes the reporter.
     pub(crate) wake: Arc<Notify>,
+}
+
+impl Live {
+    /// Another configuration. TLS files are read here, away from requests.
+    pub(crate) fn configure(&self, service: &Service, endpoints: &[Endpoint]) {
+        let slow = service.breaker.slow_call_duration;
+        let slow = slow.map_or(u64::MAX, |slow| slow.as_micros() as u64);
+        self.slow_us.store(slow, Relaxed);
+        let limits = &service.limits;
+        self.max_concurrency.store(limits.max_concurrency, Relaxed);
+        self.max_connections.store(limits.max_connections, Relaxed);
+        let https = endpoints.iter().any(|e| e.scheme == Scheme::Https);
+        let before = self.tls.load();
+        let same = before.as_ref().map(|tls| &tls.settings) == https.then_some(&service.tls);
+        if !same {
+            let tls = https.then(|| Arc::new(Tls::load(&service.tls)));
+            if let Some(why) = tls.as_ref().and_then(|tls| tls.error()) {
+                tracing::warn!("no TLS connection can be made to {}: {why}", self.name);
+            }
+            self.tls.store(tls);
+        }
+        // A connection under other TLS settings is not trusted any more.
+        self.reach.configure(endpoints, service.ejection, !same);
+    }
 }
 
 /// One core's part of a backend.

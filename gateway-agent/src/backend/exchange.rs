@@ -1,7 +1,7 @@
 //! What one forwarded request holds until it is over: its permit, its place in
 //! the endpoint's load, its upstream connection.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use breaker_core::FailureKind;
 
@@ -18,7 +18,7 @@ pub(crate) struct Exchange {
     permit: Option<Permit>,
     pub(crate) connection: Connection,
     upload: Rc<Progress>,
-    _load: Load,
+    load: Load,
 }
 
 impl Exchange {
@@ -32,7 +32,7 @@ impl Exchange {
             permit: Some(permit),
             connection,
             upload,
-            _load: load,
+            load,
         }
     }
 
@@ -49,9 +49,15 @@ impl Exchange {
         }
     }
 
+    /// The header is there, and it is a good one, after so long.
+    pub(crate) fn observe(&self, waited: Duration) {
+        self.load.observe(waited);
+    }
+
     /// Records the outcome, if that has not been done.
     pub(crate) fn settle(&mut self, verdict: Verdict) {
         if let Some(permit) = self.permit.take() {
+            self.load.judge(verdict.class);
             permit.finish(verdict.class, verdict.retry_after);
         }
     }
@@ -59,6 +65,7 @@ impl Exchange {
     /// Records the outcome of an attempt that another may follow.
     pub(crate) fn settle_attempt(&mut self, verdict: Verdict) -> Option<Owed> {
         let permit = self.permit.take()?;
+        self.load.judge(verdict.class);
         Some(permit.finish_attempt(verdict.class, verdict.retry_after))
     }
 

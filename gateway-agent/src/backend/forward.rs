@@ -30,7 +30,7 @@ use crate::{
         classify,
         exchange::Exchange,
         lent::Connection,
-        pool::{ConnectError, Pool, Protocol},
+        pool::{ConnectError, Load, Pool, Protocol},
         relay::Relay,
         retry,
         upload::{Progress, Upload, UploadFault},
@@ -87,14 +87,22 @@ pub(crate) fn forward<'a>(
         match attempted {
             Ok(answered) => {
                 permit.answered(waited);
-                let exchange = Exchange::new(permit, answered.connection, progress, load);
                 let left = timeouts.total.saturating_sub(waited);
-                let sent = (answered.response, answered.spare);
-                deliver(sent, exchange, (waited, left), call)
+                let Answered {
+                    response,
+                    connection,
+                    connecting,
+                    spare,
+                } = answered;
+                let exchange = Exchange::new(permit, connection, progress, load);
+                if response.status().as_u16() < 400 {
+                    exchange.observe(waited.saturating_sub(connecting));
+                }
+                deliver((response, spare), exchange, (waited, left), call)
             }
             Err(failed) => {
-                tracing::debug!(endpoint = %pool.endpoint, why = ?failed.why, "no response");
-                failed.conclude(permit, waited, call)
+                tracing::debug!(endpoint = %pool.endpoint(), why = ?failed.why, "no response");
+                failed.conclude(permit, &load, waited, call)
             }
         }
     })
@@ -153,6 +161,8 @@ impl Failure {
 struct Answered {
     response: Response<Incoming>,
     connection: Connection,
+    /// How long making the connection took.
+    connecting: Duration,
     spare: Option<Box<Request<Upload>>>,
 }
 
@@ -166,14 +176,22 @@ struct Failed {
 
 impl Failed {
     /// Records it.
-    fn conclude(self, permit: Permit, waited: Duration, call: Call<'_>) -> Attempt {
+    fn conclude(self, permit: Permit, load: &Load, waited: Duration, call: Call<'_>) -> Attempt {
         let fault = self.why.fault();
         let hopeful = call.retry.is_some() && self.why.is_worth_it();
         let request = self
             .again
             .filter(|again| hopeful && again.body().is_whole());
         let mut again = None;
-        match (self.why.held_against_backend(), request) {
+        let kind = self.why.held_against_backend();
+        // Who made no connection knows at which address.
+        if let Some(kind) = kind.filter(|kind| *kind != FailureKind::Connect) {
+            load.judge(OutcomeClass::Failure(kind));
+            if kind == FailureKind::Timeout {
+                load.observe(waited);
+            }
+        }
+        match (kind, request) {
             (Some(kind), Some(request)) => {
                 let owed = permit.finish_attempt(OutcomeClass::Failure(kind), None);
                 let request = *request;
@@ -224,6 +242,7 @@ async fn attempt(
             return Ok(Answered {
                 response,
                 connection,
+                connecting: Duration::ZERO,
                 spare,
             });
         }
@@ -267,13 +286,15 @@ async fn attempt_afresh(
         }
     };
     let spare = call.retry.and_then(|_| spare(&request, call));
-    let limit = header_limit(timeouts, started.elapsed());
+    let connecting = started.elapsed();
+    let limit = header_limit(timeouts, connecting);
     let sent = pin!(connection.send(request));
     let answered = header_within(limit.0, sent, &progress).await;
     match judge(answered, limit, &progress) {
         Ok(response) => Ok(Answered {
             response,
             connection,
+            connecting,
             spare,
         }),
         Err(failure) => Err(Failed {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use breaker_core::ids::{BackendName, ServiceName};
-use fleet_config::{Endpoint, FleetConfig, Retry, Service, Timeouts};
+use fleet_config::{FleetConfig, Retry, Service, Timeouts, UpstreamProtocol};
 use tokio::time::Instant;
 
 use crate::{
@@ -20,8 +20,10 @@ use crate::{
         recorder::Tally,
         snapshot::Snapshot,
     },
-    backend::{pool::Pool, retry::Budget},
-    probe::Unhealthy,
+    backend::{
+        endpoints::{Endpoints, Share},
+        retry::Budget,
+    },
     request::router::Router,
 };
 
@@ -29,7 +31,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) gate: CoreGate,
-    cores: usize,
+    share: Share,
     table: RefCell<Rc<Table>>,
     started: Instant,
     /// xorshift state: picks endpoints.
@@ -51,9 +53,10 @@ pub(crate) struct Upstream {
     pub(crate) timeouts: Timeouts,
     /// `None`: there are none.
     pub(crate) retries: Option<Rc<Retries>>,
-    pools: Vec<Rc<Pool>>,
+    pub(crate) endpoints: Rc<Endpoints>,
+    /// HTTP/2 also for what is not gRPC.
+    pub(crate) http2: bool,
     live: Arc<Backend>,
-    usable: RefCell<Usable>,
 }
 
 /// How one core retries a service's requests; the same for all its regions.
@@ -77,19 +80,15 @@ impl Retries {
     }
 }
 
-/// Which of an upstream's pools health checks leave.
-#[derive(Debug)]
-struct Usable {
-    of: Arc<Unhealthy>,
-    /// Places in `Upstream::pools`.
-    pools: Vec<usize>,
-}
-
 impl Core {
     pub(crate) fn new(gate: CoreGate, cores: usize) -> Rc<Self> {
-        let table = Table::new(gate.snapshot(), cores, None);
-        Rc::new(Self {
+        let share = Share {
+            core: gate.core(),
             cores,
+        };
+        let table = Table::new(gate.snapshot(), share, None);
+        Rc::new(Self {
+            share,
             table: RefCell::new(Rc::new(table)),
             started: Instant::now(),
             dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),
@@ -104,11 +103,10 @@ impl Core {
             return current;
         }
         let snapshot = self.gate.snapshot();
-        let next = Rc::new(Table::new(snapshot, self.cores, Some(&current)));
-        let kept = next.pools();
-        for (endpoint, pool) in current.pools() {
-            if !kept.contains_key(&endpoint) {
-                pool.retire();
+        let next = Rc::new(Table::new(snapshot, self.share, Some(&current)));
+        for (index, upstream) in &current.upstreams {
+            if !next.upstreams.contains_key(index) {
+                upstream.endpoints.retire();
             }
         }
         *self.table.borrow_mut() = next.clone();
@@ -117,9 +115,8 @@ impl Core {
 
     /// Closes connections that have idled for too long.
     pub(crate) fn sweep(&self) {
-        let now = Instant::now();
-        for pool in self.table().pools().values() {
-            pool.sweep(now);
+        for upstream in self.table().upstreams.values() {
+            upstream.endpoints.sweep();
         }
     }
 
@@ -141,9 +138,9 @@ impl Core {
 
 impl Table {
     /// `before` is the one that it replaces.
-    fn new(snapshot: Arc<Snapshot>, cores: usize, before: Option<&Self>) -> Self {
+    fn new(snapshot: Arc<Snapshot>, share: Share, before: Option<&Self>) -> Self {
         let config = snapshot.config.as_deref();
-        let upstreams = config.map(|config| upstreams(&snapshot, config, cores, before));
+        let upstreams = config.map(|config| upstreams(&snapshot, config, share, before));
         Self {
             router: config
                 .map(|config| Router::new(config, &snapshot.services))
@@ -157,43 +154,32 @@ impl Table {
     pub(crate) fn upstream(&self, index: BackendIndex) -> Option<&Upstream> {
         self.upstreams.get(&index)
     }
-
-    fn pools(&self) -> HashMap<Endpoint, Rc<Pool>> {
-        let pools = self.upstreams.values().flat_map(|upstream| &upstream.pools);
-        pools
-            .map(|pool| (pool.endpoint.clone(), pool.clone()))
-            .collect()
-    }
 }
 
 fn upstreams(
     snapshot: &Snapshot,
     config: &FleetConfig,
-    cores: usize,
+    share: Share,
     before: Option<&Table>,
 ) -> HashMap<BackendIndex, Upstream> {
-    let known = before.map(Table::pools).unwrap_or_default();
     let retries: HashMap<_, _> = config
         .services
         .iter()
-        .map(|(name, service)| (name.clone(), retries(service, name, cores, before)))
+        .map(|(name, service)| (name.clone(), retries(service, name, share.cores, before)))
         .collect();
-    let pool = |endpoint: &Endpoint| match known.get(endpoint) {
-        Some(pool) => pool.clone(),
-        None => Pool::new(endpoint.clone(), cores),
-    };
     let upstream = |live: &Arc<Backend>| {
-        let (service, backend) = config.backend(&live.name)?;
+        let (service, _) = config.backend(&live.name)?;
+        let known = before.and_then(|table| table.upstream(live.index));
         let upstream = Upstream {
             name: live.name.clone(),
             timeouts: service.timeouts,
             retries: retries.get(live.name.service()).cloned().flatten(),
-            pools: backend.endpoints.iter().map(pool).collect(),
+            endpoints: match known {
+                Some(known) => known.endpoints.clone(),
+                None => Endpoints::new(live.live.clone(), share),
+            },
+            http2: service.protocol == UpstreamProtocol::Http2,
             live: live.clone(),
-            usable: RefCell::new(Usable {
-                of: Arc::default(),
-                pools: (0..backend.endpoints.len()).collect(),
-            }),
         };
         Some((live.index, upstream))
     };
@@ -231,72 +217,4 @@ impl Upstream {
     pub(crate) fn count(&self, core: &Core, tally: Tally) {
         self.live.cells[core.gate.core()].recorder.count(tally);
     }
-
-    /// There is an endpoint that requests may use and that is not among these.
-    pub(crate) fn has_other(&self, tried: &[&Rc<Pool>]) -> bool {
-        self.refresh();
-        let usable = self.usable.borrow();
-        let mut pools = usable.pools.iter().map(|at| &self.pools[*at]);
-        pools.any(|pool| !is_among(pool, tried))
-    }
-
-    /// One that is not among these, if there is one, else any.
-    pub(crate) fn pick_other(&self, roll: u64, tried: &[&Rc<Pool>]) -> Option<&Rc<Pool>> {
-        self.refresh();
-        let usable = self.usable.borrow();
-        let untried = |at: &&usize| !is_among(&self.pools[**at], tried);
-        let count = usable.pools.iter().filter(untried).count();
-        if count == 0 {
-            drop(usable);
-            return self.pick(roll);
-        }
-        let nth = (roll % count as u64) as usize;
-        let at = usable.pools.iter().filter(untried).nth(nth)?;
-        self.pools.get(*at)
-    }
-
-    /// The less loaded of two endpoints drawn at random among those that are
-    /// healthy. If none is, all are: whether the backend is asked at all is for its
-    /// breaker to say.
-    pub(crate) fn pick(&self, roll: u64) -> Option<&Rc<Pool>> {
-        self.refresh();
-        let usable = self.usable.borrow();
-        let count = usable.pools.len() as u64;
-        let pool = |at: u64| self.pools.get(usable.pools[at as usize]);
-        if count < 2 {
-            return (count == 1).then(|| pool(0)).flatten();
-        }
-        let first = roll % count;
-        let second = (first + 1 + (roll >> 32) % (count - 1)) % count;
-        let (first, second) = (pool(first)?, pool(second)?);
-        Some(match second.in_flight() < first.in_flight() {
-            true => second,
-            false => first,
-        })
-    }
-
-    /// Looks at what health checks say now.
-    fn refresh(&self) {
-        let mut usable = self.usable.borrow_mut();
-        let unhealthy = self.live.live.unhealthy.load();
-        if !Arc::ptr_eq(&unhealthy, &usable.of) {
-            *usable = self.sort_out(unhealthy.clone());
-        }
-    }
-
-    fn sort_out(&self, unhealthy: Arc<Unhealthy>) -> Usable {
-        let healthy = |at: &usize| !unhealthy.0.contains(&self.pools[*at].endpoint.to_string());
-        let mut pools: Vec<_> = (0..self.pools.len()).filter(healthy).collect();
-        if pools.is_empty() {
-            pools = (0..self.pools.len()).collect();
-        }
-        Usable {
-            of: unhealthy,
-            pools,
-        }
-    }
-}
-
-fn is_among(pool: &Rc<Pool>, others: &[&Rc<Pool>]) -> bool {
-    others.iter().any(|other| Rc::ptr_eq(pool, other))
 }

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use breaker_core::Version;
-use fleet_config::Timeouts;
+use fleet_config::{Scheme, Timeouts};
 use futures_util::future::Either;
 use http::{HeaderValue, Request, Response, Uri, header, request::Parts};
 use hyper::body::Incoming;
@@ -58,7 +58,10 @@ pub(crate) async fn run(
     let permit = core.gate.admit(&destination.service, &wish)?;
     // Pick.
     let upstream = table.upstream(permit.backend()).ok_or(Fault::Internal)?;
-    let pool = upstream.pick(core.roll()).ok_or(Fault::Internal)?;
+    let pool = upstream
+        .endpoints
+        .pick(core.roll())
+        .ok_or(Fault::Internal)?;
     let retries = upstream.retries.as_deref();
     if let Some(retries) = retries {
         retries.request(core.second());
@@ -68,7 +71,7 @@ pub(crate) async fn run(
         retry: retries.map(|retries| &retries.settings),
     };
     // Forward and classify.
-    let host = upstream_host(&parts, &authority, pool);
+    let host = upstream_host(&parts, &authority, &pool);
     // A caller of a gRPC stream pauses as its server does.
     let idle = if grpc { STREAM_IDLE } else { BODY_IDLE };
     let keep = retries.is_some() && may_be_done_twice(&parts.method, call);
@@ -76,9 +79,10 @@ pub(crate) async fn run(
         true => Upload::kept(body, destination.max_request_bytes, idle),
         false => Upload::new(body, destination.max_request_bytes, idle),
     };
-    let request = outgoing(parts, &path, host, client, grpc, body)?;
+    let http2 = (grpc || upstream.http2).then(|| pool.endpoint().scheme);
+    let request = outgoing(parts, &path, host, client, http2, body)?;
     let decision = permit.version();
-    let mut attempt = send(permit, pool, &upstream.timeouts, request, call).await;
+    let mut attempt = send(permit, &pool, &upstream.timeouts, request, call).await;
     // Retry: the rare case, so its future is boxed.
     if let Some(again) = attempt.again.take() {
         let trip = Trip {
@@ -130,20 +134,21 @@ fn upstream_host(parts: &Parts, authority: &str, pool: &Pool) -> HeaderValue {
     host.unwrap_or_else(|| pool.authority.clone())
 }
 
-/// The request as a backend gets it: HTTP/2 for gRPC, which needs it, else
-/// HTTP/1.1; the path that was routed; the header without what is not its business.
+/// The request as a backend gets it: HTTP/2, with its scheme, for gRPC, which needs
+/// it, and where it is configured, else HTTP/1.1; the path that was routed; the header without what is not its business.
 fn outgoing(
     mut parts: Parts,
     path: &str,
     host: HeaderValue,
     client: &Client,
-    grpc: bool,
+    http2: Option<Scheme>,
     body: Upload,
 ) -> Result<Request<Upload>, Fault> {
     headers::prepare_request(&mut parts.headers, &client.address, &host);
     parts.extensions.clear();
-    parts.uri = upstream_uri(&parts.uri, path, grpc.then_some(&host)).ok_or(Fault::Internal)?;
-    if grpc {
+    parts.uri = upstream_uri(&parts.uri, path, http2.map(|scheme| (scheme, &host)))
+        .ok_or(Fault::Internal)?;
+    if http2.is_some() {
         parts.version = http::Version::HTTP_2;
         parts.headers.remove(header::HOST);
     } else {
@@ -154,7 +159,7 @@ fn outgoing(
 }
 
 /// The path that was routed, with the query as it came; absolute for HTTP/2.
-fn upstream_uri(uri: &Uri, path: &str, authority: Option<&HeaderValue>) -> Option<Uri> {
+fn upstream_uri(uri: &Uri, path: &str, authority: Option<(Scheme, &HeaderValue)>) -> Option<Uri> {
     let untouched = uri.path() == path;
     let path = match (untouched, uri.query()) {
         (true, _) if uri.authority().is_none() && authority.is_none() => return Some(uri.clone()),
@@ -164,9 +169,13 @@ fn upstream_uri(uri: &Uri, path: &str, authority: Option<&HeaderValue>) -> Optio
     };
     match authority {
         None => Some(Uri::from(path)),
-        Some(authority) => {
+        Some((scheme, authority)) => {
+            let scheme = match scheme {
+                Scheme::Http => "http",
+                Scheme::Https => "https",
+            };
             let uri = Uri::builder()
-                .scheme("http")
+                .scheme(scheme)
                 .authority(authority.as_bytes());
             uri.path_and_query(path).build().ok()
         }

@@ -46,7 +46,7 @@ impl<'a> Trip<'a> {
         mut last: Attempt,
         mut again: Box<Again>,
         mut upstream: &'a Upstream,
-        pool: &'a Rc<Pool>,
+        pool: Rc<Pool>,
         mut decision: Version,
     ) -> Result<Response<Body>, Rejection> {
         let mut tried = vec![pool];
@@ -58,7 +58,7 @@ impl<'a> Trip<'a> {
             let Some((permit, next)) = self.readmit(upstream, &tried) else {
                 break;
             };
-            let Some(pool) = next.pick_other(self.core.roll(), &tried) else {
+            let Some(pool) = next.endpoints.pick_other(self.core.roll(), &tried) else {
                 break;
             };
             let Again { request, owed } = *again;
@@ -66,9 +66,9 @@ impl<'a> Trip<'a> {
             request.body().restart();
             next.count(self.core, Tally::Retry);
             (upstream, decision) = (next, permit.version());
-            tried.push(pool);
+            tried.push(pool.clone());
             let timeouts = upstream.timeouts.within(spent + wait);
-            last = send(permit, pool, &timeouts, request, self.call(upstream, nth)).await;
+            last = send(permit, &pool, &timeouts, request, self.call(upstream, nth)).await;
             spent += wait + last.waited;
             again = match last.again.take() {
                 Some(again) => again,
@@ -103,9 +103,9 @@ impl<'a> Trip<'a> {
 
     /// Another endpoint of the backend that failed, another region, or the same once
     /// more, in this order.
-    fn readmit(self, failed: &Upstream, tried: &[&Rc<Pool>]) -> Option<(Permit, &'a Upstream)> {
+    fn readmit(self, failed: &Upstream, tried: &[Rc<Pool>]) -> Option<(Permit, &'a Upstream)> {
         let gate = &self.core.gate;
-        let elsewhere = !failed.has_other(tried);
+        let elsewhere = !failed.endpoints.has_other(tried);
         let permit = gate.readmit(self.service, &self.wish, failed.index(), elsewhere);
         let next = permit.and_then(|permit| {
             let upstream = self.table.upstream(permit.backend())?;

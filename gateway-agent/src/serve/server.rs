@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     admit::gate::CoreGate,
-    backend::upstream::Core,
+    backend::{upkeep, upstream::Core},
     limits::{BACKLOG, DRAIN_DEADLINE, LOOK_FOR_IDLE, MAX_CONNECTIONS},
     request::proxy::Client,
     serve::{
@@ -89,6 +89,9 @@ fn run_core(
         let listener = TcpListener::from_std(socket)?;
         let core = Core::new(gate, cores);
         let sweeper = tokio::task::spawn_local(sweep(core.clone()));
+        // One core's work is every core's.
+        let first = core.gate.core() == 0;
+        let upkeep = first.then(|| tokio::task::spawn_local(upkeep::run(core.clone())));
         let (open, mut all_closed) = mpsc::channel::<()>(1);
         let mut draining = drain.clone();
         tokio::select! {
@@ -104,6 +107,7 @@ fn run_core(
             tracing::warn!("some connections were cut at the drain deadline");
         }
         sweeper.abort();
+        upkeep.inspect(|upkeep| upkeep.abort());
         Ok(())
     })
 }

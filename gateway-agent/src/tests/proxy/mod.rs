@@ -3,6 +3,7 @@
 
 mod answers;
 mod connections;
+mod endpoints;
 mod http2;
 mod lifecycle;
 mod outcomes;
