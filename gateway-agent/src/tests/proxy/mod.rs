@@ -12,6 +12,7 @@ mod retries;
 mod rig;
 mod routing;
 mod steering;
+mod tls;
 
 /// A request without a body.
 const GET: &str = "GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";
