@@ -220,6 +220,15 @@ fn requests(control: &Control, page: &mut Page) {
         ("rampmeter_agent_in_flight", "gauge", "Requests in flight."),
         |w| w.backend.in_flight(),
     );
+    page.each(
+        control,
+        (
+            "rampmeter_agent_queued",
+            "gauge",
+            "Requests that wait for a place in flight.",
+        ),
+        |w| w.backend.live.queue.len(),
+    );
 }
 
 fn states(control: &Control, page: &mut Page) {

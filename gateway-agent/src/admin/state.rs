@@ -165,6 +165,7 @@ fn backend(control: &Control, watched: &Watched, now: Timestamp) -> Value {
         "local": { "state": state_name(watched.local.state()), "trips": watched.local.circuit().trips() },
         "leases": leases(watched),
         "in_flight": watched.backend.in_flight(),
+        "queued": watched.backend.live.queue.len(),
         "max_concurrency": watched.max_concurrency(),
         "unhealthy_endpoints": watched.backend.live.reach.unhealthy().0,
         "endpoints": endpoints(watched),
@@ -257,6 +258,7 @@ fn decided_by(
             | RefusalReason::HalfOpen
             | RefusalReason::Ramp
             | RefusalReason::Throttle
+            | RefusalReason::QueueTimeout
             | RefusalReason::Limit => fleet,
         }),
     }

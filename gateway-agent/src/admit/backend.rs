@@ -2,7 +2,10 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -11,7 +14,7 @@ use fleet_config::{Endpoint, Scheme, Service};
 use tokio::sync::Notify;
 
 use crate::{
-    admit::{places::ByPriority, recorder::Recorder, stance::Stance},
+    admit::{places::ByPriority, queue::Queue, recorder::Recorder, stance::Stance},
     backend::{reach::Reach, tls::Tls},
 };
 
@@ -50,6 +53,7 @@ impl Backend {
             max_connections: AtomicU32::new(1),
             in_flight: Apart(AtomicU32::new(0)),
             max_concurrency: AtomicU32::new(u32::MAX),
+            queue: Queue::default(),
             slow_us: AtomicU64::new(u64::MAX),
             shuts: AtomicU32::new(0),
             wake,
@@ -98,6 +102,8 @@ pub(crate) struct Live {
     /// Shared by all cores, because the limit is the agent's.
     in_flight: Apart<AtomicU32>,
     pub(crate) max_concurrency: AtomicU32,
+    /// Who waits for a place in flight.
+    pub(crate) queue: Queue,
     /// From when on a call is slow; `u64::MAX`: never.
     pub(crate) slow_us: AtomicU64,
     /// How often it stopped letting requests pass.
@@ -107,6 +113,11 @@ pub(crate) struct Live {
 }
 
 impl Live {
+    /// Another request may be in flight.
+    pub(crate) fn has_room(&self) -> bool {
+        self.in_flight.0.load(SeqCst) < self.max_concurrency.load(Relaxed)
+    }
+
     /// Another configuration. TLS files are read here, away from requests.
     pub(crate) fn configure(&self, service: &Service, endpoints: &[Endpoint]) {
         let slow = service.breaker.slow_call_duration;
@@ -115,6 +126,7 @@ impl Live {
         let limits = &service.limits;
         self.max_concurrency.store(limits.max_concurrency, Relaxed);
         self.max_connections.store(limits.max_connections, Relaxed);
+        self.queue.configure(limits);
         let https = endpoints.iter().any(|e| e.scheme == Scheme::Https);
         let before = self.tls.load();
         let same = before.as_ref().map(|tls| &tls.settings) == https.then_some(&service.tls);
@@ -140,17 +152,22 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// Takes one of the backend's places in flight, if there is one.
-    pub(crate) fn enter(&self) -> bool {
-        let before = self.live.in_flight.0.fetch_add(1, Relaxed);
+    /// Takes one of the backend's places in flight, if there is one, and if nobody
+    /// else is to have it: who waited goes before who comes.
+    pub(crate) fn enter(&self, waited: bool) -> bool {
+        if !waited && self.live.queue.is_on() && self.live.queue.len() > 0 {
+            return false;
+        }
+        let before = self.live.in_flight.0.fetch_add(1, SeqCst);
         let room = before < self.live.max_concurrency.load(Relaxed);
         if !room {
-            self.leave();
+            self.live.in_flight.0.fetch_sub(1, SeqCst);
         }
         room
     }
 
     pub(crate) fn leave(&self) {
-        self.live.in_flight.0.fetch_sub(1, Relaxed);
+        self.live.in_flight.0.fetch_sub(1, SeqCst);
+        self.live.queue.freed();
     }
 }

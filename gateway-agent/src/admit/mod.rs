@@ -6,6 +6,7 @@ pub mod gate;
 pub mod lease;
 pub mod permit;
 mod places;
+pub(crate) mod queue;
 pub mod quota;
 pub mod recorder;
 pub mod refusal;

@@ -10,7 +10,7 @@ use http::{HeaderValue, Request, Response, Uri, header, request::Parts};
 use hyper::body::Incoming;
 
 use crate::{
-    admit::permit::Permit,
+    admit::{permit::Permit, refusal::Denied},
     backend::{
         forward::{Attempt, Call, forward, may_be_done_twice},
         pool::Pool,
@@ -55,7 +55,14 @@ pub(crate) async fn run(
     let idempotent = parts.method.is_idempotent() && !grpc;
     let wish = destination.ranking.wish(&parts.headers, idempotent);
     // Admit, within the quota, to the region that the plan picks.
-    let permit = core.gate.admit(&destination.service, &wish)?;
+    let permit = match core.gate.admit(&destination.service, &wish) {
+        Ok(permit) => permit,
+        // Wait for a place: also rare.
+        Err(Denied::Full(full)) => {
+            Box::pin(core.gate.wait(&destination.service, &wish, full)).await?
+        }
+        Err(denied) => return Err(denied.into()),
+    };
     // Pick.
     let upstream = table.upstream(permit.backend()).ok_or(Fault::Internal)?;
     let pool = upstream

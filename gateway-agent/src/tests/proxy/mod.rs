@@ -8,6 +8,7 @@ mod http2;
 mod lifecycle;
 mod outcomes;
 mod passing;
+mod queue;
 mod retries;
 mod rig;
 mod routing;

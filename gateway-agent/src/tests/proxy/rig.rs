@@ -133,6 +133,17 @@ impl Rig {
         .await;
     }
 
+    /// Waits until so many requests wait for a place at region `r`.
+    pub(super) async fn queued(&self, count: u32) {
+        let backend = self.backend("r");
+        within(async {
+            while backend.live.queue.len() != count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
     /// What callers of service `s` got.
     pub(super) fn served(&self, tally: Tally) -> u64 {
         self.table.load().services["s"].counters().get(tally)
