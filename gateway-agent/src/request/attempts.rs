@@ -19,8 +19,8 @@ use crate::{
     },
     limits::{BODY_IDLE, STREAM_IDLE},
     request::{
-        answer::Fault, body::Body, drill, headers, proxy::Client, rejection::Rejection,
-        retries::Trip, router::Destination,
+        answer::Fault, body::Body, deadline::Deadline, drill, headers, proxy::Client,
+        rejection::Rejection, retries::Trip, router::Destination,
     },
 };
 
@@ -54,6 +54,7 @@ pub(crate) async fn run(
     // Classify priority, shed key and caller.
     let idempotent = parts.method.is_idempotent() && !grpc;
     let wish = destination.ranking.wish(&parts.headers, idempotent);
+    let deadline = grpc.then(|| Deadline::of(&parts.headers)).flatten();
     // Admit, within the quota, to the region that the plan picks.
     let permit = match core.gate.admit(&destination.service, &wish) {
         Ok(permit) => permit,
@@ -87,9 +88,14 @@ pub(crate) async fn run(
         false => Upload::new(body, destination.max_request_bytes, idle),
     };
     let http2 = (grpc || upstream.http2).then(|| pool.endpoint().scheme);
-    let request = outgoing(parts, &path, host, client, http2, body)?;
+    let mut request = outgoing(parts, &path, host, client, http2, body)?;
     let decision = permit.version();
-    let mut attempt = send(permit, &pool, &upstream.timeouts, request, call).await;
+    let mut timeouts = upstream.timeouts;
+    if let Some(deadline) = deadline {
+        timeouts = deadline.bound(timeouts);
+        deadline.pass_on(request.headers_mut());
+    }
+    let mut attempt = send(permit, &pool, &timeouts, request, call).await;
     // Retry: the rare case, so its future is boxed.
     if let Some(again) = attempt.again.take() {
         let trip = Trip {
@@ -98,6 +104,7 @@ pub(crate) async fn run(
             service: &destination.service,
             wish,
             grpc,
+            deadline,
         };
         return Box::pin(trip.again(attempt, again, upstream, pool, decision)).await;
     }

@@ -4,6 +4,7 @@
 pub(crate) mod answer;
 pub(crate) mod attempts;
 pub(crate) mod body;
+mod deadline;
 mod drill;
 pub(crate) mod headers;
 pub(crate) mod intake;

@@ -23,6 +23,7 @@ use crate::{
     request::{
         attempts::{conclude, send},
         body::Body,
+        deadline::Deadline,
         rejection::Rejection,
     },
 };
@@ -35,6 +36,7 @@ pub(crate) struct Trip<'a> {
     pub(crate) service: &'a Service,
     pub(crate) wish: Wish,
     pub(crate) grpc: bool,
+    pub(crate) deadline: Option<Deadline>,
 }
 
 impl<'a> Trip<'a> {
@@ -61,13 +63,17 @@ impl<'a> Trip<'a> {
             let Some(pool) = next.endpoints.pick_other(self.core.roll(), &tried) else {
                 break;
             };
-            let Again { request, owed } = *again;
+            let Again { mut request, owed } = *again;
             owed.forget();
             request.body().restart();
             next.count(self.core, Tally::Retry);
             (upstream, decision) = (next, permit.version());
             tried.push(pool.clone());
-            let timeouts = upstream.timeouts.within(spent + wait);
+            let mut timeouts = upstream.timeouts.within(spent + wait);
+            if let Some(deadline) = self.deadline {
+                timeouts = deadline.bound(timeouts);
+                deadline.pass_on(request.headers_mut());
+            }
             last = send(permit, &pool, &timeouts, request, self.call(upstream, nth)).await;
             spent += wait + last.waited;
             again = match last.again.take() {
@@ -91,7 +97,10 @@ impl<'a> Trip<'a> {
     fn wait(self, upstream: &Upstream, nth: u32, spent: Duration) -> Option<Duration> {
         let retries = upstream.retries.as_ref()?;
         let wait = retry::backoff(&retries.settings, nth + 1, unit(self.core.roll()));
-        if spent + wait >= upstream.timeouts.total {
+        let given_up = self
+            .deadline
+            .is_some_and(|deadline| deadline.left() <= wait);
+        if given_up || spent + wait >= upstream.timeouts.total {
             return None;
         }
         let affordable = retries.take(self.core.second());
