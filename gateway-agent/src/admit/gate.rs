@@ -18,7 +18,7 @@ use breaker_core::{breaker::Version, shed::ShedKey, steering::Fault, time::Times
 
 use crate::{
     admit::{
-        backend::{Backend, BackendIndex, Cell},
+        backend::{Backend, Cell},
         lease::Lease,
         permit::Permit,
         recorder::Tally,
@@ -118,7 +118,7 @@ impl CoreGate {
         })
     }
 
-    fn asking<'a>(
+    pub(super) fn asking<'a>(
         &'a self,
         service: &'a Service,
         way: &'a Way,
@@ -135,46 +135,6 @@ impl CoreGate {
             now: self.clock.at(started),
             waited: false,
         }
-    }
-
-    /// Asks to send a request of `service` once more that failed at one of its
-    /// backends: there, or preferably `elsewhere`. It was counted as the service's
-    /// demand already, and used its quota; for backends it is demand like any other,
-    /// so that one that is to be spared is spared retries, too.
-    pub(crate) fn readmit(
-        &self,
-        service: &Service,
-        wish: &Wish,
-        failed: BackendIndex,
-        elsewhere: bool,
-    ) -> Option<Permit> {
-        let at = service.regions.iter().position(|b| b.index == failed)?;
-        let way = service.way.load();
-        let request = self.asking(service, &way, wish, Instant::now());
-        let planned = matches!(way.course, Course::Planned(_));
-        let there = || request.ask(&service.regions[at], planned).ok();
-        match elsewhere {
-            true => request.elsewhere(at, service).or_else(there),
-            false => there().or_else(|| request.elsewhere(at, service)),
-        }
-    }
-
-    /// Asks for a request that waited for a place at one backend. It was counted as
-    /// demand when it came.
-    pub(crate) fn admit_waiting(
-        &self,
-        service: &Service,
-        wish: &Wish,
-        backend: &Arc<Backend>,
-    ) -> Result<Permit, Refusal> {
-        let way = service.way.load();
-        let request = Asking {
-            waited: true,
-            ..self.asking(service, &way, wish, Instant::now())
-        };
-        let planned = matches!(way.course, Course::Planned(_));
-        let asked = request.ask(backend, planned);
-        asked.map_err(|turned| refusal(backend, turned))
     }
 
     fn take_quota(
@@ -206,22 +166,22 @@ impl CoreGate {
 }
 
 /// One request on its way through the gate.
-struct Asking<'a> {
-    gate: &'a CoreGate,
+pub(super) struct Asking<'a> {
+    pub(super) gate: &'a CoreGate,
     /// Its service's, in order.
-    regions: &'a [Arc<Backend>],
-    served: &'a Arc<ServiceCell>,
-    way: &'a Way,
-    wish: &'a Wish,
-    started: Instant,
-    now: Timestamp,
+    pub(super) regions: &'a [Arc<Backend>],
+    pub(super) served: &'a Arc<ServiceCell>,
+    pub(super) way: &'a Way,
+    pub(super) wish: &'a Wish,
+    pub(super) started: Instant,
+    pub(super) now: Timestamp,
     /// It waited for its turn: it goes first, and is no new demand.
-    waited: bool,
+    pub(super) waited: bool,
 }
 
 /// A backend that refused.
 #[derive(Clone, Copy)]
-struct Turned {
+pub(super) struct Turned {
     reason: RefusalReason,
     /// Where the request stands among those refused like it, [0, 1); `None`: all
     /// are refused alike.
@@ -286,28 +246,6 @@ impl Asking<'_> {
         }
     }
 
-    /// Another region than the one that failed it, with room by the plan.
-    fn elsewhere(&self, failed: usize, service: &Service) -> Option<Permit> {
-        let (bands, planned) = match &self.way.course {
-            Course::InOrder(order) => {
-                let mut others = order.iter().filter(|region| **region != failed);
-                return others.find_map(|region| self.ask(&self.regions[*region], false).ok());
-            }
-            Course::Planned(bands) => (bands, true),
-            Course::Stale { bands, .. } => (bands, false),
-        };
-        let placed = Placed {
-            region: failed,
-            within: self.position(service),
-        };
-        let refused_by = |at: usize| match at == failed {
-            true => 1.0,
-            false => 1.0 - self.regions[at].live.stance.load().share(self.now, planned),
-        };
-        let other = bands.alternate(placed, refused_by)?;
-        self.ask(&self.regions[other], planned).ok()
-    }
-
     /// The plan has no region for it: a trial anywhere, or nothing.
     fn shed(&self, bands: &Bands, service: &Service) -> Result<Permit, Denied> {
         let Some(home) = self.regions.first() else {
@@ -364,7 +302,7 @@ impl Asking<'_> {
     }
 
     /// Asks one backend. `planned`: a plan that is fresh sends the request there.
-    fn ask(&self, backend: &Backend, planned: bool) -> Result<Permit, Turned> {
+    pub(super) fn ask(&self, backend: &Backend, planned: bool) -> Result<Permit, Turned> {
         let cell = &backend.cells[self.gate.core];
         if !self.waited {
             self.count_demand(cell);
@@ -448,7 +386,7 @@ impl Asking<'_> {
     }
 
     /// Where it stands in the service's demand.
-    fn position(&self, service: &Service) -> f64 {
+    pub(super) fn position(&self, service: &Service) -> f64 {
         let place = match self.wish.key {
             Some(key) => self.place(key, service.salt),
             None => self.served.places.next(self.wish.priority),
@@ -520,7 +458,7 @@ fn refused(backend: &Backend, turned: Turned) -> Denied {
     }
 }
 
-fn refusal(backend: &Backend, turned: Turned) -> Refusal {
+pub(super) fn refusal(backend: &Backend, turned: Turned) -> Refusal {
     Refusal {
         reason: turned.reason,
         retry_after: turned.retry_after,

@@ -8,6 +8,7 @@ pub mod permit;
 mod places;
 pub(crate) mod queue;
 pub mod quota;
+mod readmit;
 pub mod recorder;
 pub mod refusal;
 pub mod service;

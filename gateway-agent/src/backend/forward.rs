@@ -7,11 +7,7 @@
 //! wait. Streams (gRPC, server-sent events) pause by design: once they have
 //! started, only [`STREAM_IDLE`] ends them.
 
-use std::{
-    pin::{Pin, pin},
-    rc::Rc,
-    time::Duration,
-};
+use std::{pin::pin, rc::Rc, time::Duration};
 
 use breaker_core::outcome::{FailureKind, OutcomeClass};
 use fleet_config::{Retry, Timeouts};
@@ -19,7 +15,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::TrySendError};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::{
     admit::{
@@ -29,11 +25,13 @@ use crate::{
     backend::{
         classify,
         exchange::Exchange,
+        failure::Failure,
         lent::Connection,
-        pool::{ConnectError, Load, Pool, Protocol},
+        patience::{Limit, header_limit, header_within},
+        pool::{Load, Pool, Protocol},
         relay::Relay,
         retry,
-        upload::{Progress, Upload, UploadFault},
+        upload::{Progress, Upload},
         watchdog::Watchdog,
     },
     limits::{BODY_IDLE, STREAM_IDLE},
@@ -106,55 +104,6 @@ pub(crate) fn forward<'a>(
             }
         }
     })
-}
-
-/// Why there is no response.
-#[derive(Debug)]
-enum Failure {
-    Connect(ConnectError),
-    Upload(UploadFault),
-    Reset(hyper::Error),
-    Upgraded,
-    /// `per_try`: that is the time-out that ran out.
-    Timeout {
-        per_try: bool,
-    },
-}
-
-impl Failure {
-    /// `None`: it says nothing about the backend.
-    fn held_against_backend(&self) -> Option<FailureKind> {
-        match self {
-            Self::Connect(ConnectError::Limit) | Self::Upload(_) => None,
-            Self::Connect(_) => Some(FailureKind::Connect),
-            Self::Reset(_) | Self::Upgraded => Some(FailureKind::Reset),
-            Self::Timeout { .. } => Some(FailureKind::Timeout),
-        }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Connect(ConnectError::Limit) => Fault::Limit,
-            Self::Connect(ConnectError::Timeout(_)) => Fault::ConnectTimeout,
-            Self::Connect(_) => Fault::Connect,
-            Self::Upload(UploadFault::TooLarge) => Fault::BodyTooLarge,
-            Self::Upload(UploadFault::Stalled | UploadFault::Gone) => Fault::BodyStalled,
-            Self::Reset(_) | Self::Upload(UploadFault::Superseded) => Fault::Reset,
-            Self::Upgraded => Fault::Upgraded,
-            Self::Timeout { .. } => Fault::Timeout,
-        }
-    }
-
-    /// Whether a request that may be done twice is worth another attempt. A time-out
-    /// is not, as what is slow is only made slower, unless it was set for one attempt
-    /// of several.
-    fn is_worth_it(&self) -> bool {
-        match self {
-            Self::Connect(ConnectError::Limit) | Self::Upload(_) | Self::Upgraded => false,
-            Self::Connect(_) | Self::Reset(_) => true,
-            Self::Timeout { per_try } => *per_try,
-        }
-    }
 }
 
 /// A response's header.
@@ -236,7 +185,7 @@ async fn attempt(
     };
     let limit = header_limit(timeouts, Duration::ZERO);
     let sent = pin!(connection.send(request));
-    let answered = header_within(limit.0, sent, &progress).await;
+    let answered = header_within(limit.time, sent, &progress).await;
     let failure = match judge(answered, limit, &progress) {
         Ok(response) => {
             return Ok(Answered {
@@ -275,7 +224,7 @@ async fn attempt_afresh(
     let started = Instant::now();
     let limit = timeouts
         .connect
-        .min(header_limit(timeouts, Duration::ZERO).0);
+        .min(header_limit(timeouts, Duration::ZERO).time);
     let mut connection = match pool.connect(protocol, limit).await {
         Ok(connection) => connection,
         Err(error) => {
@@ -289,7 +238,7 @@ async fn attempt_afresh(
     let connecting = started.elapsed();
     let limit = header_limit(timeouts, connecting);
     let sent = pin!(connection.send(request));
-    let answered = header_within(limit.0, sent, &progress).await;
+    let answered = header_within(limit.time, sent, &progress).await;
     match judge(answered, limit, &progress) {
         Ok(response) => Ok(Answered {
             response,
@@ -306,18 +255,6 @@ async fn attempt_afresh(
     }
 }
 
-/// How long a header may take once `spent` went by for the connection, and whether
-/// it is the attempt's own limit: a trial's lease counts on `total` for all of a
-/// request.
-fn header_limit(timeouts: &Timeouts, spent: Duration) -> (Duration, bool) {
-    let left = timeouts.total.saturating_sub(spent);
-    let limit = timeouts.response_headers.min(left);
-    match timeouts.per_try.map(|limit| limit.saturating_sub(spent)) {
-        Some(of_try) if of_try < limit => (of_try, true),
-        Some(_) | None => (limit, false),
-    }
-}
-
 /// A failed send, with the request if nothing of it was written.
 struct Unanswered {
     why: Failure,
@@ -329,7 +266,7 @@ type Sent = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
 /// What came of a send; `None`: nothing, in time.
 fn judge(
     answered: Option<Sent>,
-    (_, per_try): (Duration, bool),
+    Limit { per_try, .. }: Limit,
     progress: &Progress,
 ) -> Result<Response<Incoming>, Unanswered> {
     match answered {
@@ -378,30 +315,6 @@ pub(crate) fn may_be_done_twice(method: &Method, call: Call<'_>) -> bool {
 /// The connection ended before a byte of the response came.
 fn went_stale(why: &Failure, connection: &Connection) -> bool {
     matches!(why, Failure::Reset(error) if !error.is_parse()) && connection.is_closed()
-}
-
-/// Waits for a response's header while the backend owes it, for `limit`.
-async fn header_within<T>(
-    limit: Duration,
-    mut sent: Pin<&mut impl Future<Output = T>>,
-    progress: &Progress,
-) -> Option<T> {
-    let started = Instant::now();
-    let mut alarm = pin!(sleep_until(started + limit));
-    loop {
-        tokio::select! {
-            biased;
-            response = &mut sent => return Some(response),
-            () = &mut alarm => {
-                let now = Instant::now();
-                let owed_since = progress.owed_since(started).unwrap_or(now);
-                if owed_since + limit <= now {
-                    return None;
-                }
-                alarm.as_mut().reset(owed_since + limit);
-            }
-        }
-    }
 }
 
 /// Turns a backend's response into ours.
@@ -466,65 +379,6 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::future::pending;
-
-    const LIMIT: Duration = Duration::from_secs(10);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_backend_that_owes_a_header_has_the_limit() {
-        let started = Instant::now();
-        let progress = Progress::new(true);
-        assert_eq!(
-            header_within(LIMIT, pin!(pending::<()>()), &progress).await,
-            None
-        );
-        assert_eq!(started.elapsed().as_secs(), LIMIT.as_secs());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_limit_runs_from_the_client_s_last_byte() {
-        let started = Instant::now();
-        let progress = Progress::new(false);
-        let client = async {
-            progress.wait_for_client();
-            tokio::time::sleep(3 * LIMIT).await;
-            progress.moved();
-            pending::<()>().await;
-        };
-        assert_eq!(header_within(LIMIT, pin!(client), &progress).await, None);
-        assert_eq!(started.elapsed().as_secs(), 4 * LIMIT.as_secs());
-    }
-
-    #[test]
-    fn connecting_and_the_header_together_take_no_longer_than_the_total() {
-        let timeouts = Timeouts {
-            connect: Duration::from_secs(8),
-            response_headers: Duration::from_secs(9),
-            per_try: None,
-            total: Duration::from_secs(10),
-        };
-        for (spent, left) in [(0, 9), (1, 9), (7, 3), (10, 0), (11, 0)] {
-            let (limit, per_try) = header_limit(&timeouts, Duration::from_secs(spent));
-            assert_eq!((limit.as_secs(), per_try), (left, false), "after {spent} s");
-        }
-    }
-
-    #[test]
-    fn one_attempt_takes_no_longer_than_its_limit() {
-        let timeouts = Timeouts {
-            per_try: Some(Duration::from_secs(3)),
-            ..Timeouts::default()
-        };
-        for (spent, expected) in [
-            (0, (3, true)),
-            (1, (2, true)),
-            (4, (0, true)),
-            (30, (0, false)),
-        ] {
-            let (limit, per_try) = header_limit(&timeouts, Duration::from_secs(spent));
-            assert_eq!((limit.as_secs(), per_try), expected, "after {spent} s");
-        }
-    }
 
     #[test]
     fn a_keep_alive_hint_is_believed_less_a_second() {

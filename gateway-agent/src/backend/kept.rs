@@ -31,6 +31,8 @@ pub(crate) struct Kept(RefCell<Inner>);
 struct Inner {
     /// What the client has not sent yet; `None` once that is nothing.
     rest: Option<Incoming>,
+    /// Bytes that the client may send in all.
+    max_bytes: u64,
     bytes: Vec<Bytes>,
     size: usize,
     trailers: Option<HeaderMap>,
@@ -46,17 +48,18 @@ pub(crate) struct Cursor {
     kept: Rc<Kept>,
     attempt: u32,
     /// How many of the kept pieces it has.
-    pieces: usize,
+    pieces: u32,
     /// Bytes in the pieces that it has.
-    read: usize,
+    read: u32,
     has_trailers: bool,
 }
 
 impl Cursor {
     /// At the start of a body that nobody has read.
-    pub(crate) fn new(body: Incoming) -> Self {
+    pub(crate) fn new(body: Incoming, max_bytes: u64) -> Self {
         let inner = Inner {
             rest: Some(body),
+            max_bytes,
             bytes: Vec::new(),
             size: 0,
             trailers: None,
@@ -81,6 +84,11 @@ impl Cursor {
         Self::at_start(self.kept.clone(), self.attempt + 1)
     }
 
+    /// Bytes that the client may send in all.
+    pub(crate) fn max_bytes(&self) -> u64 {
+        self.kept.0.borrow().max_bytes
+    }
+
     /// Takes over from the attempt before.
     pub(crate) fn restart(&self) {
         self.kept.0.borrow_mut().attempt = self.attempt;
@@ -100,9 +108,9 @@ impl Cursor {
         if inner.attempt != self.attempt {
             return Poll::Ready(Some(Err(UploadFault::Superseded)));
         }
-        if let Some(bytes) = inner.bytes.get(self.pieces) {
+        if let Some(bytes) = inner.bytes.get(self.pieces as usize) {
             self.pieces += 1;
-            self.read += bytes.len();
+            self.read += bytes.len() as u32;
             return Poll::Ready(Some(Ok(Frame::data(bytes.clone()))));
         }
         let Some(rest) = &mut inner.rest else {
@@ -124,8 +132,8 @@ impl Cursor {
             }
             Some(Ok(frame)) => {
                 inner.keep(&frame);
-                self.pieces = inner.bytes.len();
-                self.read = inner.size;
+                self.pieces = inner.bytes.len() as u32;
+                self.read = inner.size as u32;
                 self.has_trailers = frame.is_trailers();
                 if ended {
                     inner.rest = None;
@@ -138,7 +146,7 @@ impl Cursor {
     /// Nothing more will come.
     pub(crate) fn is_end(&self) -> bool {
         let inner = self.kept.0.borrow();
-        let replayed = self.pieces == inner.bytes.len();
+        let replayed = self.pieces as usize == inner.bytes.len();
         let trailers_told = self.has_trailers || inner.trailers.is_none();
         let ended = inner.rest.as_ref().is_none_or(Incoming::is_end_stream);
         replayed && trailers_told && ended
@@ -147,7 +155,7 @@ impl Cursor {
     /// What is still to come.
     pub(crate) fn size_hint(&self) -> SizeHint {
         let inner = self.kept.0.borrow();
-        let kept = (inner.size - self.read) as u64;
+        let kept = (inner.size as u64).saturating_sub(u64::from(self.read));
         match &inner.rest {
             // Trailers do not go with a length.
             None if inner.trailers.is_some() => SizeHint::default(),

@@ -341,7 +341,7 @@ mod tests {
         reach.resolved(&name, vec![address(3), address(1)]);
         assert_eq!(addresses(), [9, 1, 3].map(|n| Some(address(n))));
         assert_eq!(ejected(&reach, now), [1]);
-        reach.configure(&[name.clone()], Ejection::default(), false);
+        reach.configure(std::slice::from_ref(&name), Ejection::default(), false);
         assert_eq!(addresses(), [1, 3].map(|n| Some(address(n))));
         reach.configure(&[name], Ejection::default(), true);
         assert_eq!(addresses(), [None], "nothing is known any more");

@@ -129,10 +129,6 @@ pub(crate) struct Upload {
     body: Source,
     progress: Rc<Progress>,
     watchdog: Watchdog,
-    /// How long it may pause.
-    idle: Duration,
-    /// Bytes that may come in all.
-    max_bytes: u64,
     /// Bytes that may still come.
     allowance: u64,
 }
@@ -145,7 +141,8 @@ impl Upload {
 
     /// The same, to be kept for another attempt.
     pub(crate) fn kept(body: Incoming, max_bytes: Option<u64>, idle: Duration) -> Self {
-        let source = |body| Source::Kept(Cursor::new(body));
+        let allowance = max_bytes.unwrap_or(u64::MAX);
+        let source = |body| Source::Kept(Cursor::new(body, allowance));
         Self::of(body, max_bytes, idle, source)
     }
 
@@ -169,8 +166,6 @@ impl Upload {
             body,
             progress,
             watchdog: Watchdog::new(idle, None),
-            idle,
-            max_bytes,
             allowance: max_bytes,
         }
     }
@@ -178,13 +173,13 @@ impl Upload {
     /// The same body for another attempt, to begin with [`restart`](Self::restart);
     /// `None`: it can be sent only once.
     pub(crate) fn another(&self) -> Option<Self> {
-        let body = match &self.body {
-            Source::None => Source::None,
+        let (body, max_bytes) = match &self.body {
+            Source::None => (Source::None, 0),
             Source::Client(_) => return None,
-            Source::Kept(cursor) => Source::Kept(cursor.another()),
+            Source::Kept(cursor) => (Source::Kept(cursor.another()), cursor.max_bytes()),
         };
-        let progress = self.progress.clone();
-        Some(Self::with(body, progress, self.idle, self.max_bytes))
+        let (progress, idle) = (self.progress.clone(), self.watchdog.idle());
+        Some(Self::with(body, progress, idle, max_bytes))
     }
 
     /// Another attempt begins with this. What an earlier one still asks for, it does

@@ -54,7 +54,9 @@ pub(crate) async fn run(
     // Classify priority, shed key and caller.
     let idempotent = parts.method.is_idempotent() && !grpc;
     let wish = destination.ranking.wish(&parts.headers, idempotent);
-    let deadline = grpc.then(|| Deadline::of(&parts.headers)).flatten();
+    // Few have one, so it is boxed: every request's future would have to be larger.
+    let deadline = grpc.then(|| Deadline::of(&parts.headers).map(Box::new));
+    let deadline = deadline.flatten();
     // Admit, within the quota, to the region that the plan picks.
     let permit = match core.gate.admit(&destination.service, &wish) {
         Ok(permit) => permit,
@@ -90,12 +92,12 @@ pub(crate) async fn run(
     let http2 = (grpc || upstream.http2).then(|| pool.endpoint().scheme);
     let mut request = outgoing(parts, &path, host, client, http2, body)?;
     let decision = permit.version();
-    let mut timeouts = upstream.timeouts;
-    if let Some(deadline) = deadline {
-        timeouts = deadline.bound(timeouts);
+    let bounded = deadline.as_ref().map(|deadline| {
         deadline.pass_on(request.headers_mut());
-    }
-    let mut attempt = send(permit, &pool, &timeouts, request, call).await;
+        Box::new(deadline.bound(upstream.timeouts))
+    });
+    let timeouts = bounded.as_deref().unwrap_or(&upstream.timeouts);
+    let mut attempt = send(permit, &pool, timeouts, request, call).await;
     // Retry: the rare case, so its future is boxed.
     if let Some(again) = attempt.again.take() {
         let trip = Trip {
@@ -104,7 +106,7 @@ pub(crate) async fn run(
             service: &destination.service,
             wish,
             grpc,
-            deadline,
+            deadline: deadline.as_deref().copied(),
         };
         return Box::pin(trip.again(attempt, again, upstream, pool, decision)).await;
     }

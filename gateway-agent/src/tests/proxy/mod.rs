@@ -4,6 +4,7 @@
 mod answers;
 mod connections;
 mod endpoints;
+mod grpc;
 mod http2;
 mod lifecycle;
 mod outcomes;

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use breaker_core::{Timestamp, steering::Fault};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -18,7 +19,12 @@ use super::{
     GET, OK,
     rig::{Rig, Scripted, fleet, within},
 };
-use crate::admit::{recorder::Tally, refusal::RefusalReason};
+use crate::admit::{
+    recorder::Tally,
+    refusal::RefusalReason,
+    steer::Bands,
+    way::{Course, Injection},
+};
 
 const RETRY: &str = "retry: {}";
 
@@ -369,4 +375,73 @@ async fn all_attempts_together_take_no_longer_than_the_total() {
     assert!(started.elapsed() < Duration::from_secs(2));
     let attempts = rig.count("r", Tally::Timeout);
     assert!((2..=4).contains(&attempts), "{attempts}");
+}
+
+/// Every request to region `r` meets this drill.
+fn drill(rig: &Rig, fault: Fault) {
+    rig.steer(|service, way| {
+        way.drill = Some(Injection {
+            id: "1".to_owned(),
+            backend: service.regions[0].index,
+            fault,
+            share: 1.0,
+            until: Timestamp::from_millis(u64::MAX),
+        });
+    });
+}
+
+#[tokio::test]
+async fn what_a_drill_fails_is_retried_as_if_a_backend_had() {
+    const POST: &str = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi";
+    for (fault, request, retried) in [
+        (Fault::Dead, GET, true),
+        (Fault::Dead, POST, true),
+        (Fault::Error, GET, true),
+        (Fault::Error, POST, false),
+        (Fault::Delay(Duration::from_secs(60)), GET, false),
+    ] {
+        let (near, far) = (Scripted::start().await, Scripted::start().await);
+        let settings = "retry: {}\n    timeouts: {response_headers: 50ms}";
+        let regions = [("r", near.address), ("far", far.address)];
+        let rig = Rig::start(&fleet(&regions, settings));
+        drill(&rig, fault);
+        let mut client = rig.client().await;
+        client.write(request).await;
+        if retried {
+            let mut upstream = far.accept().await;
+            let body = if request == POST { "hi" } else { "\r\n\r\n" };
+            upstream.until(body).await;
+            upstream.write(OK).await;
+        }
+        let head = client.head().await;
+        assert_eq!(
+            head.starts_with("http/1.1 200"),
+            retried,
+            "{fault:?}: {head}"
+        );
+        assert_eq!(rig.served(Tally::Failed), u64::from(!retried), "{fault:?}");
+        assert_eq!(rig.served(Tally::Drilled), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_plan_says_whether_another_region_has_room_for_a_retry() {
+    for (headroom, region) in [(1.0, "far"), (0.0, "near")] {
+        let near = Scripted::start().await;
+        let far = Scripted::start().await;
+        let regions = [("near", near.address), ("far", far.address)];
+        let rig = Rig::start(&fleet(&regions, RETRY));
+        rig.steer(|_, way| way.course = Course::Planned(Bands::new([(1.0, 0.0), (0.0, headroom)])));
+        let mut client = rig.client().await;
+        client.write(GET).await;
+        let mut first = near.accept().await;
+        first.head().await;
+        drop(first);
+        let endpoint = if region == "near" { &near } else { &far };
+        let mut upstream = endpoint.accept().await;
+        upstream.head().await;
+        upstream.write(OK).await;
+        client.until("ok").await;
+        assert_eq!(rig.count(region, Tally::Retry), 1, "{region}");
+    }
 }
