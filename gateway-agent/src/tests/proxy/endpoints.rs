@@ -152,11 +152,11 @@ async fn an_endpoint_that_comes_back_gets_requests_again() {
 #[tokio::test]
 async fn a_slow_endpoint_gets_clearly_fewer_requests() {
     let here = SocketAddr::from(([127, 0, 0, 1], 0));
-    let slow = Same::on(here, StatusCode::OK, Duration::from_millis(50)).await;
+    let slow = Same::on(here, StatusCode::OK, Duration::from_millis(150)).await;
     let quick = Same::on(here, StatusCode::OK, Duration::ZERO).await;
     let rig = Rig::start(&fleet(&[url(&slow), url(&quick)], ""));
     assert_eq!(ask(&rig, 100).await, 100);
-    assert!(slow.requests() <= 5, "{}", slow.requests());
+    assert!(slow.requests() <= 20, "{}", slow.requests());
 }
 
 #[tokio::test]
