@@ -162,10 +162,6 @@ fn limits(fields: &mut Fields<'_>, out: &mut Limits) {
         &mut out.max_connections,
         count(1..=60_000),
     );
-    if out.max_queue > 0 {
-        let key = format!("{}.max_queue", fields.at.path);
-        fields.at.report.idle("limits.max_queue", &key);
-    }
 }
 
 fn tls(fields: &mut Fields<'_>, out: &mut UpstreamTls) {
@@ -201,7 +197,6 @@ fn ejection(fields: &mut Fields<'_>, out: &mut Ejection) {
 }
 
 fn retry(fields: &mut Fields<'_>, out: &mut Retry) {
-    idle(fields, "retry");
     fields.read("max_retries", &mut out.max_retries, count(0..=10));
     fields.read(
         "budget_percent",

@@ -7,10 +7,6 @@ use std::time::Duration;
 /// an agent of 1 GiB can hold.
 pub const MAX_CONNECTIONS: usize = 10_000;
 
-/// Connections to one endpoint, all cores together. More would exhaust the
-/// ephemeral ports towards it before they would help.
-pub const MAX_ENDPOINT_CONNECTIONS: u32 = 1_024;
-
 /// A request target, and one header field: 8 KiB, as nginx and Apache have it.
 pub const MAX_FIELD_BYTES: usize = 8 << 10;
 

@@ -1,6 +1,8 @@
 //! `/state`: what this agent does and why, as JSON for a person at 3 a.m. and
 //! for tests.
 
+use std::{sync::Arc, time::Instant};
+
 use breaker_core::{Circuit, Mode, Timestamp, breaker::StateName, steering::Fault};
 use fleet_config::RequestKey;
 use rampmeter_api::convert::decision::Decision;
@@ -8,11 +10,12 @@ use serde_json::{Value, json};
 
 use crate::{
     admit::{
-        recorder::{Counters, OUTCOMES, REFUSALS, SERVED, Tally},
+        recorder::{Counters, OUTCOMES, REFUSALS, RETRIES, SERVED, Tally},
         refusal::RefusalReason,
         stance::{Rule, Shares, Stance, ruling},
         way::{Course, Injection, Way},
     },
+    backend::reach::Target,
     clock::nanos,
     fleet::{
         apply::Held,
@@ -163,10 +166,27 @@ fn backend(control: &Control, watched: &Watched, now: Timestamp) -> Value {
         "local": { "state": state_name(watched.local.state()), "trips": watched.local.circuit().trips() },
         "leases": leases(watched),
         "in_flight": watched.backend.in_flight(),
+        "queued": watched.backend.live.queue.len(),
         "max_concurrency": watched.max_concurrency(),
-        "unhealthy_endpoints": watched.backend.live.unhealthy.load().0,
+        "unhealthy_endpoints": watched.backend.live.reach.unhealthy().0,
+        "endpoints": endpoints(watched),
         "counters": counts(&counters),
     })
+}
+
+/// Every address, and for how long it is left out for its failures.
+fn endpoints(watched: &Watched) -> Vec<Value> {
+    let (reach, now) = (&watched.backend.live.reach, Instant::now());
+    let targets = reach.targets();
+    let endpoint = |target: &Arc<Target>| {
+        let left = reach.ejected_for(target, now);
+        json!({
+            "endpoint": target.endpoint.to_string(),
+            "address": target.address.map(|address| address.to_string()),
+            "ejected_for_ms": left.map(|left| left.as_millis() as u64),
+        })
+    };
+    targets.iter().map(endpoint).collect()
 }
 
 /// Health checks that this agent sends.
@@ -239,6 +259,7 @@ fn decided_by(
             | RefusalReason::HalfOpen
             | RefusalReason::Ramp
             | RefusalReason::Throttle
+            | RefusalReason::QueueTimeout
             | RefusalReason::Limit => fleet,
         }),
     }
@@ -304,6 +325,7 @@ fn counts(counters: &Counters) -> Value {
         "shadowed": counters.get(Tally::Shadowed),
         "outcomes": named(counters, &OUTCOMES),
         "refused": named(counters, &REFUSALS),
+        "retries": named(counters, &RETRIES),
     })
 }
 

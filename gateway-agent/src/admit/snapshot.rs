@@ -2,10 +2,7 @@
 //! whole. A backend that stays in the configuration keeps its recorders, its
 //! number and its stance.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use breaker_core::ids::{BackendName, PopId, ServiceName};
 use fleet_config::FleetConfig;
@@ -53,7 +50,7 @@ impl Snapshot {
         let mut backends = self.backends.clone();
         let mut known: HashMap<BackendName, BackendIndex> =
             backends.iter().map(|b| (b.name.clone(), b.index)).collect();
-        for (name, service, _) in config.backends() {
+        for (name, service, backend) in config.backends() {
             let index = *known.entry(name.clone()).or_insert_with(|| {
                 let index = BackendIndex(backends.len() as u32);
                 let backend = Backend::new(name.clone(), index, cores, wake.clone());
@@ -61,11 +58,7 @@ impl Snapshot {
                 index
             });
             let live = &backends[index.0 as usize].live;
-            let slow = service.breaker.slow_call_duration;
-            let slow = slow.map_or(u64::MAX, |slow| slow.as_micros() as u64);
-            live.slow_us.store(slow, Relaxed);
-            live.max_concurrency
-                .store(service.limits.max_concurrency, Relaxed);
+            live.configure(service, &backend.endpoints);
         }
         let services = config.services.iter().map(|(name, settings)| {
             let order = config.region_order(pop, name);

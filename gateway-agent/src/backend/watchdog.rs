@@ -33,6 +33,11 @@ impl Watchdog {
         }
     }
 
+    /// How long one wait may be.
+    pub(crate) fn idle(&self) -> Duration {
+        self.idle
+    }
+
     /// Something came.
     pub(crate) fn fed(&mut self) {
         if let (Some(since), Some(budget)) = (self.waiting_since.take(), &mut self.budget) {

@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{
     admit::gate::CoreGate,
-    backend::upstream::Core,
+    backend::{upkeep, upstream::Core},
     config::host::SharedHost,
     limits::{BACKLOG, DRAIN_DEADLINE, LOOK_FOR_IDLE, MAX_CONNECTIONS},
     serve::{
@@ -102,6 +102,9 @@ fn run_core(
         let listeners: Vec<_> = listeners.collect::<io::Result<_>>()?;
         let core = Core::new(gate, cores, edge);
         let sweeper = tokio::task::spawn_local(sweep(core.clone()));
+        // One core's work is every core's.
+        let first = core.gate.core() == 0;
+        let upkeep = first.then(|| tokio::task::spawn_local(upkeep::run(core.clone())));
         let (open, mut all_closed) = mpsc::channel::<()>(1);
         let mut taking = JoinSet::new();
         for (place, listener) in listeners.into_iter().enumerate() {
@@ -120,6 +123,7 @@ fn run_core(
             tracing::warn!("some connections were cut at the drain deadline");
         }
         sweeper.abort();
+        upkeep.inspect(|upkeep| upkeep.abort());
         Ok(())
     })
 }

@@ -238,13 +238,13 @@ async fn errors_name_the_file_where_rampctl_sees_them_too() {
 #[tokio::test]
 async fn what_has_no_effect_is_said_beside_the_answer() {
     let (_, address) = Fake::start().await;
-    let with_retry = RIGHT
+    let with_fallback = RIGHT
         .replace("/teleport", "/")
-        .replace("\"routes\"", "\"retry\":{},\"routes\"");
-    let file = file_with(&with_retry);
+        .replace("\"routes\"", "\"fallback\":{},\"routes\"");
+    let file = file_with(&with_fallback);
     let outcome = rampctl(address, &["apply", "-f", path(&file)]).await;
     assert_eq!(outcome.exit_code(), 0, "{}", outcome.message());
-    insta::assert_snapshot!(outcome.notes, @"warning: services.pay.retry is accepted but this version does not act on it yet");
+    insta::assert_snapshot!(outcome.notes, @"warning: services.pay.fallback is accepted but this version does not act on it yet");
 }
 
 #[tokio::test]

@@ -4,15 +4,20 @@
 mod answers;
 mod connections;
 mod edge;
+mod endpoints;
+mod grpc;
 mod http2;
 mod lifecycle;
 mod outcomes;
 mod passing;
 mod renewal;
+mod queue;
+mod retries;
 mod rig;
 mod routing;
 mod steering;
 mod tls;
+mod upstream_tls;
 
 /// A request without a body.
 const GET: &str = "GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";

@@ -139,6 +139,29 @@ impl Rig {
         service.way.store(Arc::new(next));
     }
 
+    /// Waits until every name of a region's endpoints has addresses.
+    pub(super) async fn resolved(&self, region: &str) {
+        let backend = self.backend(region);
+        let targets = || backend.live.reach.targets();
+        within(async {
+            while targets().iter().any(|target| target.address.is_none()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Waits until so many requests wait for a place at region `r`.
+    pub(super) async fn queued(&self, count: u32) {
+        let backend = self.backend("r");
+        within(async {
+            while backend.live.queue.len() != count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
     /// What callers of service `s` got.
     pub(super) fn served(&self, tally: Tally) -> u64 {
         self.table.load().services["s"].counters().get(tally)
