@@ -37,6 +37,7 @@ pub(crate) struct Progress {
     /// Since when the backend owes us something; `None` while the client does.
     owed_since: Cell<Option<Instant>>,
     fault: Cell<Option<UploadFault>>,
+    bytes: Cell<u64>,
 }
 
 impl Progress {
@@ -45,6 +46,7 @@ impl Progress {
             ended: Cell::new(ended),
             owed_since: Cell::new(Some(Instant::now())),
             fault: Cell::new(None),
+            bytes: Cell::new(0),
         }
     }
 
@@ -67,6 +69,11 @@ impl Progress {
     /// What ended the upload early.
     pub(crate) fn fault(&self) -> Option<UploadFault> {
         self.fault.get()
+    }
+
+    /// How many bytes the client has sent.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.get()
     }
 
     pub(crate) fn wait_for_client(&self) {
@@ -158,6 +165,7 @@ impl http_body::Body for Upload {
                     return self.fail(UploadFault::TooLarge);
                 };
                 self.allowance = left;
+                self.progress.bytes.update(|sum| sum + length);
                 if self.body.as_ref().is_some_and(Incoming::is_end_stream) {
                     self.end();
                 }

@@ -22,12 +22,14 @@ use crate::{
     backend::pool::Pool,
     probe::Unhealthy,
     request::router::Router,
+    sight::setup::CoreSight,
 };
 
 /// One core's data plane.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) gate: CoreGate,
+    pub(crate) sight: CoreSight,
     cores: usize,
     table: RefCell<Rc<Table>>,
     /// xorshift state: picks endpoints.
@@ -63,7 +65,9 @@ struct Usable {
 impl Core {
     pub(crate) fn new(gate: CoreGate, cores: usize) -> Rc<Self> {
         let table = Table::new(gate.snapshot(), cores, &HashMap::new());
+        let sight = gate.sight().core(gate.core());
         Rc::new(Self {
+            sight,
             cores,
             table: RefCell::new(Rc::new(table)),
             dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),
@@ -91,6 +95,7 @@ impl Core {
 
     /// Closes connections that have idled for too long.
     pub(crate) fn sweep(&self) {
+        self.sight.refresh();
         let now = Instant::now();
         for pool in self.table().pools().values() {
             pool.sweep(now);

@@ -34,6 +34,7 @@ use crate::{
         watched::{Context, Watched},
     },
     probe::findings::Findings,
+    sight::setup::Sight,
 };
 
 /// Decisions not heard of for this long are stale, unless Welcome says otherwise.
@@ -63,6 +64,8 @@ pub struct Control {
     pub(crate) link: Option<Link>,
     pub(crate) status: LinkStatus,
     pub(crate) probing: Findings,
+    /// What is told about single requests.
+    pub(crate) sight: Sight,
     pace: Pace,
     results: VecDeque<v1::TrialResult>,
     pub(crate) source: ConfigSource,
@@ -92,6 +95,7 @@ impl Control {
             table: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
             wake: Arc::new(Notify::new()),
             cores,
+            sight: Sight::new(cores),
             hour: Arc::new(AtomicU64::new(unix_hour())),
             decisions: Decisions::default(),
             backends: BTreeMap::new(),
@@ -114,7 +118,8 @@ impl Control {
     pub fn gates(&self) -> Vec<CoreGate> {
         let gate = |core| {
             let hour = self.hour.clone();
-            CoreGate::new(core, self.table.clone(), self.clock, hour)
+            let gate = CoreGate::new(core, self.table.clone(), self.clock, hour);
+            gate.with_sight(&self.sight)
         };
         (0..self.cores).map(gate).collect()
     }

@@ -17,6 +17,7 @@ use crate::{
         answer::Fault, body::Body, drill, headers, proxy::Client, rejection::Rejection,
         router::Destination,
     },
+    sight::telling::Telling,
 };
 
 /// A request that is known to be for a service.
@@ -38,6 +39,7 @@ pub(crate) async fn run(
     destination: &Destination,
     client: &Client,
     asked: Asked,
+    telling: &mut Telling,
 ) -> Result<Response<Body>, Rejection> {
     let Asked {
         parts,
@@ -60,9 +62,17 @@ pub(crate) async fn run(
     // A caller of a gRPC stream pauses as its server does.
     let idle = if grpc { STREAM_IDLE } else { BODY_IDLE };
     let body = Upload::new(body, destination.max_request_bytes, idle);
-    let request = outgoing(parts, &path, host, client, grpc, body)?;
+    telling.uploads(body.progress());
+    let mut request = outgoing(parts, &path, host, client, grpc, body)?;
     let decision = permit.version();
+    telling.attempt(
+        (&upstream.name, &pool.endpoint),
+        decision,
+        grpc,
+        request.headers_mut(),
+    );
     let sent = forward(permit, pool, &upstream.timeouts, request, grpc).await;
+    telling.attempted(&sent);
     sent.map_err(|fault| Rejection::FaultAt(fault, upstream.name.clone(), decision))
 }
 
