@@ -65,7 +65,10 @@ impl Desk {
 
     /// The running thread, if it writes to the same place.
     fn log(&mut self, log: &AccessLog) -> Option<(AccessLog, Kept)> {
-        let before = self.log.take().filter(|(before, _)| before.file == log.file);
+        let before = self
+            .log
+            .take()
+            .filter(|(before, _)| before.file == log.file);
         let kept = match before {
             Some((_, kept)) => kept,
             None => {

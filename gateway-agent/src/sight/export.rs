@@ -130,7 +130,9 @@ impl Exporter {
             let called = called.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
             match called {
                 Ok(response) => {
-                    let rejected = response.partial_success.map_or(0, |some| some.rejected_spans);
+                    let rejected = response
+                        .partial_success
+                        .map_or(0, |some| some.rejected_spans);
                     let rejected = u64::try_from(rejected).unwrap_or(0).min(count);
                     counts.spans_exported.add(count - rejected);
                     counts.spans_dropped.add(rejected);
@@ -177,7 +179,9 @@ async fn call(
     ready.map_err(|error| Status::unavailable(error.to_string()))?;
     let codec = ProstCodec::<ExportRequest, ExportResponse>::default();
     let path = PathAndQuery::from_static(EXPORT);
-    let response = client.unary(tonic::Request::new(request), path, codec).await;
+    let response = client
+        .unary(tonic::Request::new(request), path, codec)
+        .await;
     Ok(response?.into_inner())
 }
 

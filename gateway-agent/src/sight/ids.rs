@@ -73,7 +73,9 @@ mod tests {
     #[test]
     fn ids_differ_also_between_cores() {
         let cores = [0; 4].map(|_: u8| Ids::new());
-        let ids = cores.iter().flat_map(|core| (0..1000).map(|_| core.trace().0));
+        let ids = cores
+            .iter()
+            .flat_map(|core| (0..1000).map(|_| core.trace().0));
         assert_eq!(ids.collect::<HashSet<_>>().len(), 4000);
     }
 

@@ -85,7 +85,10 @@ pub(crate) fn write(record: &Record, into: &mut Vec<u8>) {
     };
     let whole = into.len();
     let written = serde_json::to_writer(&mut *into, &line);
-    match written.map_err(Into::into).and_then(|()| into.write_all(b"\n")) {
+    match written
+        .map_err(Into::into)
+        .and_then(|()| into.write_all(b"\n"))
+    {
         Ok(()) => {}
         // Text and numbers in memory always can be; half a line never stays.
         Err(_) => into.truncate(whole),

@@ -24,7 +24,7 @@
 pub(crate) mod context;
 pub(crate) mod counts;
 pub(crate) mod desk;
-mod export;
+pub(crate) mod export;
 mod flood;
 mod ids;
 mod line;

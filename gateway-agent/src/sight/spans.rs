@@ -49,22 +49,42 @@ fn server(record: &Record, trace: &Trace) -> Span {
     let decision = last.map(|attempt| decision(attempt));
     more("server.address", Some(host).filter(|host| !host.is_empty()));
     more("user_agent.original", record.user_agent.as_deref());
-    more("rampmeter.service", record.service.as_ref().map(|s| s.as_str()));
-    more("rampmeter.backend", backend.or_else(|| ours?.backend.as_deref()));
+    more(
+        "rampmeter.service",
+        record.service.as_ref().map(|s| s.as_str()),
+    );
+    more(
+        "rampmeter.backend",
+        backend.or_else(|| ours?.backend.as_deref()),
+    );
     more("rampmeter.reason", ours.map(|ours| &*ours.reason));
-    more("rampmeter.decision", decision.as_deref().or_else(|| ours?.decision.as_deref()));
+    more(
+        "rampmeter.decision",
+        decision.as_deref().or_else(|| ours?.decision.as_deref()),
+    );
     let failed = record.server_failed();
     let cause = record.broken.or(ours.map(|ours| &*ours.reason));
     more("error.type", error_type(record, cause, failed).as_deref());
     attributes.extend(port.map(|port| KeyValue::number("server.port", port)));
     attributes.extend(statuses(record.status, record.grpc_status));
-    let remote = if trace.parent.is_some() { PARENT_REMOTE } else { 0 };
+    let remote = if trace.parent.is_some() {
+        PARENT_REMOTE
+    } else {
+        0
+    };
     Span {
         kind: SpanKind::Server.into(),
         attributes,
         status: status(failed),
         flags: PARENT_KNOWN | remote | u32::from(trace.flags.bits()),
-        ..span(record, trace, trace.span, trace.parent, Duration::ZERO, record.duration)
+        ..span(
+            record,
+            trace,
+            trace.span,
+            trace.parent,
+            Duration::ZERO,
+            record.duration,
+        )
     }
 }
 
@@ -84,14 +104,19 @@ fn client(record: &Record, trace: &Trace, at: usize, attempt: &Attempt) -> Optio
     let service = record.service.as_ref();
     attributes.extend(service.map(|s| KeyValue::text("rampmeter.service", s.as_str())));
     if at > 0 {
-        attributes.push(KeyValue::number("http.request.resend_count", whole(at as u64)));
+        attributes.push(KeyValue::number(
+            "http.request.resend_count",
+            whole(at as u64),
+        ));
     }
     // The last attempt's response is the one whose end the record knows.
     let is_last = at + 1 == record.attempts.len() && record.answer.is_none();
     let grpc_status = record.grpc_status.filter(|_| is_last);
     let broken = record.broken.filter(|_| is_last);
     attributes.extend(statuses(attempt.status, grpc_status));
-    let refused = attempt.status.filter(|s| s.is_client_error() || s.is_server_error());
+    let refused = attempt
+        .status
+        .filter(|s| s.is_client_error() || s.is_server_error());
     let failed = grpc_status.is_some_and(|status| status != 0);
     let cause = attempt.fault.or(broken).map(str::to_owned);
     let cause = cause.or_else(|| refused.map(|status| status.as_str().to_owned()));
@@ -104,7 +129,14 @@ fn client(record: &Record, trace: &Trace, at: usize, attempt: &Attempt) -> Optio
         attributes,
         status: error,
         flags: PARENT_KNOWN | u32::from(trace.flags.bits()),
-        ..span(record, trace, attempt.span?, Some(trace.span), attempt.started, ended)
+        ..span(
+            record,
+            trace,
+            attempt.span?,
+            Some(trace.span),
+            attempt.started,
+            ended,
+        )
     })
 }
 
@@ -152,20 +184,24 @@ fn decision(attempt: &Attempt) -> String {
     format!("{}.{}", attempt.decision.epoch, attempt.decision.revision)
 }
 
-fn statuses(
-    status: Option<http::StatusCode>,
-    grpc: Option<u16>,
-) -> impl Iterator<Item = KeyValue> {
+fn statuses(status: Option<http::StatusCode>, grpc: Option<u16>) -> impl Iterator<Item = KeyValue> {
     let http = status.map(|s| KeyValue::number("http.response.status_code", s.as_u16()));
     let grpc = grpc.map(|s| KeyValue::number("rpc.grpc.status_code", s));
     http.into_iter().chain(grpc)
 }
 
 fn error_type(record: &Record, cause: Option<&str>, failed: bool) -> Option<String> {
-    let cause = cause.map(str::to_owned).filter(|_| failed || record.broken.is_some());
+    let cause = cause
+        .map(str::to_owned)
+        .filter(|_| failed || record.broken.is_some());
     let grpc = || record.grpc_status.filter(|s| is_servers_fault(*s));
     let status = || record.status.map(|status| status.as_str().to_owned());
-    let other = || grpc().map(|s| s.to_string()).or_else(status).filter(|_| failed);
+    let other = || {
+        grpc()
+            .map(|s| s.to_string())
+            .or_else(status)
+            .filter(|_| failed)
+    };
     cause.or_else(other)
 }
 

@@ -9,6 +9,7 @@ mod outcomes;
 mod passing;
 mod rig;
 mod routing;
+mod sight;
 mod steering;
 
 /// A request without a body.

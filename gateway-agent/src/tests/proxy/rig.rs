@@ -24,6 +24,7 @@ use crate::{
     },
     clock::Clock,
     serve::{listener::Listeners, server::Server},
+    sight::setup::Sight,
 };
 
 /// How long anything may take before a test gives up.
@@ -42,6 +43,7 @@ pub(super) struct Rig {
     wake: Arc<Notify>,
     drain: watch::Sender<bool>,
     server: Server,
+    pub(super) sight: Sight,
 }
 
 impl Rig {
@@ -55,7 +57,9 @@ impl Rig {
     pub(super) fn unconfigured() -> Self {
         let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
         let wake = Arc::new(Notify::new());
+        let sight = Sight::new(1);
         let gate = CoreGate::new(0, table.clone(), Clock::new(), Arc::default());
+        let gate = gate.with_sight(&sight);
         let listeners = Listeners::bind(([127, 0, 0, 1], 0).into(), 1).expect("a free port");
         let (drain, draining) = watch::channel(false);
         let server = Server::start(listeners, vec![gate], &draining).expect("a thread");
@@ -65,6 +69,7 @@ impl Rig {
             wake,
             drain,
             server,
+            sight,
         }
     }
 
