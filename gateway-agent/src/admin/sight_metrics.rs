@@ -1,8 +1,15 @@
-//! The part of `/metrics` that is about what is told of single requests.
+//! The part of `/metrics` that is about clients' connections, and what is
+//! told of single requests.
 
 use crate::{admin::metrics::Page, fleet::control::Control};
 
 pub(super) fn add(control: &Control, page: &mut Page) {
+    page.one(
+        "rampmeter_agent_connections",
+        "gauge",
+        "Connections from clients.",
+        control.places.taken(),
+    );
     let counts = &control.sight.counts;
     for (name, help, count) in [
         (

@@ -31,7 +31,6 @@ use crate::{
     },
     clock::Clock,
     dice::{random, unit},
-    sight::setup::Sight,
 };
 
 /// Every core has one; it is cheap to clone and its clones share the core's counts.
@@ -44,8 +43,6 @@ pub struct CoreGate {
     hour: Arc<AtomicU64>,
     /// xorshift state: spreads Retry-After.
     dice: Arc<AtomicU64>,
-    /// What is told about requests.
-    sight: Sight,
 }
 
 impl CoreGate {
@@ -61,18 +58,7 @@ impl CoreGate {
             clock,
             hour,
             dice: Arc::new(AtomicU64::new(random() | 1)),
-            sight: Sight::new(0),
         }
-    }
-
-    /// One whose requests are told about.
-    pub(crate) fn with_sight(self, sight: &Sight) -> Self {
-        let sight = sight.clone();
-        Self { sight, ..self }
-    }
-
-    pub(crate) fn sight(&self) -> &Sight {
-        &self.sight
     }
 
     /// The configuration in force. A request takes it once and routes by it to

@@ -22,6 +22,7 @@ use crate::{
     backend::pool::Pool,
     probe::Unhealthy,
     request::router::Router,
+    serve::server::Edge,
     sight::setup::CoreSight,
 };
 
@@ -29,6 +30,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) gate: CoreGate,
+    pub(crate) edge: Edge,
     pub(crate) sight: CoreSight,
     cores: usize,
     table: RefCell<Rc<Table>>,
@@ -63,10 +65,11 @@ struct Usable {
 }
 
 impl Core {
-    pub(crate) fn new(gate: CoreGate, cores: usize) -> Rc<Self> {
+    pub(crate) fn new(gate: CoreGate, cores: usize, edge: Edge) -> Rc<Self> {
         let table = Table::new(gate.snapshot(), cores, &HashMap::new());
-        let sight = gate.sight().core(gate.core());
+        let sight = edge.sight.core(gate.core());
         Rc::new(Self {
+            edge,
             sight,
             cores,
             table: RefCell::new(Rc::new(table)),

@@ -34,6 +34,7 @@ use crate::{
         watched::{Context, Watched},
     },
     probe::findings::Findings,
+    serve::listener::Places,
     sight::setup::Sight,
 };
 
@@ -64,6 +65,8 @@ pub struct Control {
     pub(crate) link: Option<Link>,
     pub(crate) status: LinkStatus,
     pub(crate) probing: Findings,
+    /// Clients' connections.
+    pub(crate) places: Places,
     /// What is told about single requests.
     pub(crate) sight: Sight,
     pace: Pace,
@@ -95,6 +98,7 @@ impl Control {
             table: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
             wake: Arc::new(Notify::new()),
             cores,
+            places: Places::default(),
             sight: Sight::new(cores),
             hour: Arc::new(AtomicU64::new(unix_hour())),
             decisions: Decisions::default(),
@@ -118,8 +122,7 @@ impl Control {
     pub fn gates(&self) -> Vec<CoreGate> {
         let gate = |core| {
             let hour = self.hour.clone();
-            let gate = CoreGate::new(core, self.table.clone(), self.clock, hour);
-            gate.with_sight(&self.sight)
+            CoreGate::new(core, self.table.clone(), self.clock, hour)
         };
         (0..self.cores).map(gate).collect()
     }

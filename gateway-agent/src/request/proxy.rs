@@ -28,6 +28,10 @@ use crate::{
 pub(crate) struct Client {
     /// Its address, for backends.
     pub(crate) address: HeaderValue,
+    /// Whether it came by `http` or `https`, for backends.
+    pub(crate) scheme: HeaderValue,
+    /// A proxy whose word about the clients behind it is passed on.
+    pub(crate) trusted: bool,
 }
 
 /// Answers a request. A bug that panics costs this request only.
@@ -38,7 +42,7 @@ pub(crate) async fn serve(
 ) -> Response<Body> {
     let version = request.version();
     let grpc = classify::is_grpc(request.headers());
-    let mut telling = Telling::begin(core.sight.view(), &client.address, &request);
+    let mut telling = Telling::begin(core.sight.view(), &client, &request);
     let handled = handle(&core, &client, request, grpc, &mut telling);
     let mut response = match guarded(handled).await {
         Ok(response) => telling.respond(false, response),

@@ -3,6 +3,10 @@
 pub(crate) mod connection;
 pub(crate) mod executor;
 pub mod listener;
+pub(crate) mod opening;
+pub mod proxy_protocol;
 pub(crate) mod pulse;
 pub mod server;
 pub(crate) mod stalled;
+pub(crate) mod stream;
+pub(crate) mod tls;

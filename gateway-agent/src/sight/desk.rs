@@ -8,17 +8,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fleet_config::{AccessLog, Tracing};
-use tokio::runtime::Builder;
+use fleet_config::{AccessLog, HostConfig, Tracing};
+use tokio::{
+    runtime::Builder,
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 
-use crate::sight::{
-    export::{Exporter, PACE, Pace, collector},
-    setup::{Kept, Queues, Setup, Sight, queues},
-    writer::Writer,
+use crate::{
+    config::host::SharedHost,
+    fleet::drive::stopped,
+    sight::{
+        export::{Exporter, PACE, Pace, collector},
+        setup::{Kept, Queues, Setup, Sight, queues},
+        writer::Writer,
+    },
 };
 
 /// For the last lines and spans, when the agent stops.
 const CLOSING: Duration = Duration::from_secs(3);
+
+/// How often the host in force is looked at, once it is.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What is being told, and by whom.
 #[derive(Debug)]
@@ -27,6 +38,8 @@ pub(crate) struct Desk {
     /// The agent's name.
     agent: String,
     pace: Pace,
+    /// What is to be told: less is, if some of it cannot.
+    told: (Option<AccessLog>, Option<Tracing>),
     log: Option<(AccessLog, Kept)>,
     tracing: Option<(Tracing, Kept)>,
     /// Threads; each drops its end when it is done.
@@ -40,6 +53,7 @@ impl Desk {
             sight: sight.clone(),
             agent: agent.to_owned(),
             pace: PACE,
+            told: (None, None),
             log: None,
             tracing: None,
             running: Vec::new(),
@@ -51,10 +65,18 @@ impl Desk {
         Self { pace, ..self }
     }
 
+    /// Tells what a host file says, if it says something new.
+    pub(crate) fn follow(&mut self, host: &HostConfig) {
+        if self.told != (host.access_log.clone(), host.tracing.clone()) {
+            self.apply(host.access_log.as_ref(), host.tracing.as_ref());
+        }
+    }
+
     /// Tells this from the next request on. Requests that run are told as it was
     /// when they began. What cannot be told is logged and left out: traffic does not
     /// stop for it.
     pub(crate) fn apply(&mut self, log: Option<&AccessLog>, tracing: Option<&Tracing>) {
+        self.told = (log.cloned(), tracing.cloned());
         self.running.retain(is_running);
         self.log = log.and_then(|log| self.log(log));
         self.tracing = tracing.and_then(|tracing| self.spans(tracing));
@@ -147,6 +169,20 @@ impl Desk {
             }
         }
     }
+}
+
+/// Tells what the host in force says, until stopped, and then to the end.
+pub(crate) async fn run(mut desk: Desk, host: SharedHost, mut stop: watch::Receiver<bool>) {
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => desk.follow(&host.load().config),
+            () = stopped(&mut stop) => break,
+        }
+    }
+    // Whether it panicked is all the same now.
+    let _ = tokio::task::spawn_blocking(move || desk.close()).await;
 }
 
 fn is_running(thread: &Receiver<()>) -> bool {

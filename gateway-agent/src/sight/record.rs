@@ -48,6 +48,8 @@ pub(crate) struct Record {
     pub(crate) user_agent: Option<Box<str>>,
     pub(crate) version: http::Version,
     pub(crate) client: HeaderValue,
+    /// `http` or `https`.
+    pub(crate) scheme: &'static str,
     pub(crate) service: Option<ServiceName>,
     /// `None`: the client left before there was one.
     pub(crate) status: Option<StatusCode>,

@@ -88,7 +88,7 @@ pub(crate) struct Kept {
 
 /// What all parts of an agent share about telling: what is to be told, and what
 /// became of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Sight {
     setup: Arc<watch::Sender<Arc<Setup>>>,
     pub(crate) counts: Arc<Counts>,
@@ -101,10 +101,8 @@ impl Sight {
     /// Nothing is told yet.
     pub(crate) fn new(cores: usize) -> Self {
         Self {
-            setup: Arc::new(watch::Sender::default()),
-            counts: Arc::default(),
             cores,
-            reopens: Arc::default(),
+            ..Self::default()
         }
     }
 

@@ -33,7 +33,7 @@ fn server(record: &Record, trace: &Trace) -> Span {
     let (host, port) = host_and_port(&record.host);
     let mut attributes = vec![
         KeyValue::text("http.request.method", method(record)),
-        KeyValue::text("url.scheme", "http"),
+        KeyValue::text("url.scheme", record.scheme),
         KeyValue::text("url.path", &*record.path),
         KeyValue::text("network.protocol.name", "http"),
         KeyValue::text("network.protocol.version", protocol(record.version)),

@@ -11,7 +11,7 @@ use breaker_core::{
     ids::{BackendName, ServiceName},
 };
 use fleet_config::Endpoint;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use http_body::Body as _;
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     request::{
         answer::{Fault, GRPC_STATUS, OURS},
         body::Body,
+        proxy::Client,
     },
     sight::{
         context::{self, Flags, Parent, SpanId, TRACEPARENT, TRACESTATE},
@@ -47,11 +48,7 @@ struct Running {
 
 impl Telling {
     /// Of a request whose header is there, from this client.
-    pub(crate) fn begin<B>(
-        view: Option<Rc<View>>,
-        client: &HeaderValue,
-        request: &Request<B>,
-    ) -> Self {
+    pub(crate) fn begin<B>(view: Option<Rc<View>>, client: &Client, request: &Request<B>) -> Self {
         Self(view.map(|view| {
             let trace = view.tracing.is_some();
             let trace = trace.then(|| place_in_trace(&view, request.headers()));
@@ -190,12 +187,7 @@ fn grpc_status(headers: &HeaderMap) -> Option<u16> {
 }
 
 /// `told`: somebody will read more of it than its place in the trace.
-fn record<B>(
-    client: &HeaderValue,
-    request: &Request<B>,
-    trace: Option<Trace>,
-    told: bool,
-) -> Record {
+fn record<B>(client: &Client, request: &Request<B>, trace: Option<Trace>, told: bool) -> Record {
     let (uri, headers) = (request.uri(), request.headers());
     let host = || match uri.authority() {
         Some(authority) => cut(authority.as_str(), MAX_HOST).into(),
@@ -214,7 +206,11 @@ fn record<B>(
         path: cut(if told { uri.path() } else { "" }, MAX_PATH).into(),
         user_agent: user_agent.map(|agent| cut_bytes(agent.as_bytes(), MAX_USER_AGENT)),
         version: request.version(),
-        client: client.clone(),
+        client: client.address.clone(),
+        scheme: match client.scheme.as_bytes() {
+            b"https" => "https",
+            _ => "http",
+        },
         service: None,
         status: None,
         grpc_status: None,

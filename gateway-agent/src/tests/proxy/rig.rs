@@ -23,7 +23,10 @@ use crate::{
         way::Way,
     },
     clock::Clock,
-    serve::{listener::Listeners, server::Server},
+    serve::{
+        listener::Listeners,
+        server::{Edge, Server},
+    },
     sight::setup::Sight,
 };
 
@@ -59,12 +62,15 @@ impl Rig {
         let wake = Arc::new(Notify::new());
         let sight = Sight::new(1);
         let gate = CoreGate::new(0, table.clone(), Clock::new(), Arc::default());
-        let gate = gate.with_sight(&sight);
         let listeners = Listeners::bind(([127, 0, 0, 1], 0).into(), 1).expect("a free port");
         let (drain, draining) = watch::channel(false);
-        let server = Server::start(listeners, vec![gate], &draining).expect("a thread");
+        let edge = Edge {
+            sight: sight.clone(),
+            ..Edge::default()
+        };
+        let server = Server::start(listeners, vec![gate], &edge, &draining).expect("a thread");
         Self {
-            address: server.address(),
+            address: server.addresses()[0],
             table,
             wake,
             drain,
