@@ -201,7 +201,6 @@ fn ejection(fields: &mut Fields<'_>, out: &mut Ejection) {
 }
 
 fn retry(fields: &mut Fields<'_>, out: &mut Retry) {
-    idle(fields, "retry");
     fields.read("max_retries", &mut out.max_retries, count(0..=10));
     fields.read(
         "budget_percent",

@@ -7,7 +7,7 @@ use breaker_core::{Timestamp, breaker::StateName, histogram};
 
 use crate::{
     admin::{service_metrics, sight_metrics, state::state_name},
-    admit::recorder::{OUTCOMES, REFUSALS, Tally},
+    admit::recorder::{OUTCOMES, REFUSALS, RETRIES, Tally},
     fleet::{control::Control, watched::Watched},
 };
 
@@ -176,6 +176,21 @@ fn requests(control: &Control, page: &mut Page) {
             let count = counters.get(tally);
             page.line(format_args!(
                 "{name}{{{labels},reason=\"{reason}\"}} {count}"
+            ));
+        }
+    }
+    let name = "rampmeter_agent_retries_total";
+    page.family(
+        name,
+        "counter",
+        "Retries: sent to this backend, or not made after one failed there.",
+    );
+    for watched in control.backends.values() {
+        let (labels, counters) = (labels(watched), watched.counters());
+        for (outcome, tally) in RETRIES {
+            let count = counters.get(tally);
+            page.line(format_args!(
+                "{name}{{{labels},outcome=\"{outcome}\"}} {count}"
             ));
         }
     }

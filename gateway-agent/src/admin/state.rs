@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     admit::{
-        recorder::{Counters, OUTCOMES, REFUSALS, SERVED, Tally},
+        recorder::{Counters, OUTCOMES, REFUSALS, RETRIES, SERVED, Tally},
         refusal::RefusalReason,
         stance::{Rule, Shares, Stance, ruling},
         way::{Course, Injection, Way},
@@ -303,6 +303,7 @@ fn counts(counters: &Counters) -> Value {
         "shadowed": counters.get(Tally::Shadowed),
         "outcomes": named(counters, &OUTCOMES),
         "refused": named(counters, &REFUSALS),
+        "retries": named(counters, &RETRIES),
     })
 }
 

@@ -18,7 +18,7 @@ use breaker_core::{breaker::Version, shed::ShedKey, steering::Fault, time::Times
 
 use crate::{
     admit::{
-        backend::{Backend, Cell},
+        backend::{Backend, BackendIndex, Cell},
         lease::Lease,
         permit::Permit,
         recorder::Tally,
@@ -119,6 +119,37 @@ impl CoreGate {
                 served.counts.count(Tally::Shed);
             }
         })
+    }
+
+    /// Asks to send a request of `service` once more that failed at one of its
+    /// backends: there, or preferably `elsewhere`. It was counted as the service's
+    /// demand already, and used its quota; for backends it is demand like any other,
+    /// so that one that is to be spared is spared retries, too.
+    pub(crate) fn readmit(
+        &self,
+        service: &Service,
+        wish: &Wish,
+        failed: BackendIndex,
+        elsewhere: bool,
+    ) -> Option<Permit> {
+        let at = service.regions.iter().position(|b| b.index == failed)?;
+        let way = service.way.load();
+        let started = Instant::now();
+        let request = Asking {
+            gate: self,
+            regions: &service.regions,
+            served: &service.cells[self.core],
+            way: &way,
+            wish,
+            started,
+            now: self.clock.at(started),
+        };
+        let planned = matches!(way.course, Course::Planned(_));
+        let there = || request.ask(&service.regions[at], planned).ok();
+        match elsewhere {
+            true => request.elsewhere(at, service).or_else(there),
+            false => there().or_else(|| request.elsewhere(at, service)),
+        }
     }
 
     fn take_quota(
@@ -226,6 +257,28 @@ impl Asking<'_> {
             Some(Ok(permit)) => Ok(permit),
             Some(Err(_)) | None => Err(refused(backend, turned)),
         }
+    }
+
+    /// Another region than the one that failed it, with room by the plan.
+    fn elsewhere(&self, failed: usize, service: &Service) -> Option<Permit> {
+        let (bands, planned) = match &self.way.course {
+            Course::InOrder(order) => {
+                let mut others = order.iter().filter(|region| **region != failed);
+                return others.find_map(|region| self.ask(&self.regions[*region], false).ok());
+            }
+            Course::Planned(bands) => (bands, true),
+            Course::Stale { bands, .. } => (bands, false),
+        };
+        let placed = Placed {
+            region: failed,
+            within: self.position(service),
+        };
+        let refused_by = |at: usize| match at == failed {
+            true => 1.0,
+            false => 1.0 - self.regions[at].live.stance.load().share(self.now, planned),
+        };
+        let other = bands.alternate(placed, refused_by)?;
+        self.ask(&self.regions[other], planned).ok()
     }
 
     /// The plan has no region for it: a trial anywhere, or nothing.
@@ -404,6 +457,7 @@ impl Asking<'_> {
             shuts,
             fault: self.fault(cell),
             finished: false,
+            tentative: false,
         }
     }
 

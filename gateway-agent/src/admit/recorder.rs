@@ -78,6 +78,12 @@ pub enum Tally {
     Shed,
     /// Of a service: failed or delayed by a drill.
     Drilled,
+    /// Requests that failed before and were sent there again.
+    Retry,
+    /// Not sent again after they had failed there, as the retry budget was used up.
+    RetryBudget,
+    /// Not sent again after they had failed there, as no gate let them.
+    RetryRefused,
     /// Of a service: refused by its quota, and not demand.
     OverQuota,
 }
@@ -104,6 +110,13 @@ pub const OUTCOMES: [(&str, Tally); 9] = [
     ("grpc", Tally::Grpc),
     ("client_gone", Tally::ClientGone),
     ("straggler", Tally::Straggler),
+];
+
+/// What becomes of retries, with names in metrics and in `/state`.
+pub const RETRIES: [(&str, Tally); 3] = [
+    ("sent", Tally::Retry),
+    ("budget_exhausted", Tally::RetryBudget),
+    ("refused", Tally::RetryRefused),
 ];
 
 /// Reasons of refusals with their names.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use breaker_core::FailureKind;
 
 use crate::{
-    admit::permit::Permit,
+    admit::permit::{Owed, Permit},
     backend::{classify::Verdict, lent::Connection, pool::Load, upload::Progress},
 };
 
@@ -54,6 +54,12 @@ impl Exchange {
         if let Some(permit) = self.permit.take() {
             permit.finish(verdict.class, verdict.retry_after);
         }
+    }
+
+    /// Records the outcome of an attempt that another may follow.
+    pub(crate) fn settle_attempt(&mut self, verdict: Verdict) -> Option<Owed> {
+        let permit = self.permit.take()?;
+        Some(permit.finish_attempt(verdict.class, verdict.retry_after))
     }
 
     /// The response is over: records its outcome and gives the connection back,

@@ -14,27 +14,57 @@ use std::{
 };
 
 use breaker_core::outcome::{FailureKind, OutcomeClass};
-use fleet_config::Timeouts;
+use fleet_config::{Retry, Timeouts};
 use futures_util::FutureExt;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    admit::{permit::Permit, refusal::RefusalReason},
+    admit::{
+        permit::{Owed, Permit},
+        refusal::RefusalReason,
+    },
     backend::{
         classify,
         exchange::Exchange,
         lent::Connection,
         pool::{ConnectError, Pool, Protocol},
         relay::Relay,
+        retry,
         upload::{Progress, Upload, UploadFault},
         watchdog::Watchdog,
     },
     limits::{BODY_IDLE, STREAM_IDLE},
     request::{answer::Fault, body::Body, headers},
 };
+
+/// What is known of a request besides itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub(crate) grpc: bool,
+    /// How to retry it; `None`: not at all, or not again.
+    pub(crate) retry: Option<&'a Retry>,
+}
+
+/// What came of sending a request.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) answer: Result<Response<Body>, Fault>,
+    /// For how long the backend kept us waiting.
+    pub(crate) waited: Duration,
+    /// It failed in a way that another attempt may better. Boxed, because it is
+    /// rare and every request's future would have to be as large.
+    pub(crate) again: Option<Box<Again>>,
+}
+
+/// What another attempt needs.
+#[derive(Debug)]
+pub(crate) struct Again {
+    pub(crate) request: Request<Upload>,
+    pub(crate) owed: Owed,
+}
 
 /// Sends an admitted request to an endpoint.
 ///
@@ -46,30 +76,26 @@ pub(crate) fn forward<'a>(
     pool: &'a Rc<Pool>,
     timeouts: &'a Timeouts,
     request: Request<Upload>,
-    grpc: bool,
-) -> impl Future<Output = Result<Response<Body>, Fault>> + use<'a> {
+    call: Call<'a>,
+) -> impl Future<Output = Attempt> + use<'a> {
     let load = pool.enter();
     let progress = request.body().progress().clone();
     let started = Instant::now();
-    attempt(pool, timeouts, request).map(move |attempted| match attempted {
-        Ok((response, connection)) => {
-            let owed_since = progress.owed_since(started).unwrap_or_else(Instant::now);
-            let waited = owed_since.elapsed();
-            permit.answered(waited);
-            let exchange = Exchange::new(permit, connection, progress, load);
-            let left = timeouts.total.saturating_sub(waited);
-            Ok(deliver(response, exchange, left, grpc))
-        }
-        Err(failure) => {
-            tracing::debug!(endpoint = %pool.endpoint, ?failure, "no response");
-            let fault = failure.fault();
-            match failure.held_against_backend() {
-                Some(kind) => permit.finish(OutcomeClass::Failure(kind), None),
-                None if fault == Fault::Limit => permit.withdraw(RefusalReason::Limit),
-                // The client's own doing: dropped as its leaving.
-                None => {}
+    attempt(pool, timeouts, request, call).map(move |attempted| {
+        let owed_since = progress.owed_since(started).unwrap_or_else(Instant::now);
+        let waited = owed_since.elapsed();
+        match attempted {
+            Ok(answered) => {
+                permit.answered(waited);
+                let exchange = Exchange::new(permit, answered.connection, progress, load);
+                let left = timeouts.total.saturating_sub(waited);
+                let sent = (answered.response, answered.spare);
+                deliver(sent, exchange, (waited, left), call)
             }
-            Err(fault)
+            Err(failed) => {
+                tracing::debug!(endpoint = %pool.endpoint, why = ?failed.why, "no response");
+                failed.conclude(permit, waited, call)
+            }
         }
     })
 }
@@ -81,7 +107,10 @@ enum Failure {
     Upload(UploadFault),
     Reset(hyper::Error),
     Upgraded,
-    Timeout,
+    /// `per_try`: that is the time-out that ran out.
+    Timeout {
+        per_try: bool,
+    },
 }
 
 impl Failure {
@@ -91,7 +120,7 @@ impl Failure {
             Self::Connect(ConnectError::Limit) | Self::Upload(_) => None,
             Self::Connect(_) => Some(FailureKind::Connect),
             Self::Reset(_) | Self::Upgraded => Some(FailureKind::Reset),
-            Self::Timeout => Some(FailureKind::Timeout),
+            Self::Timeout { .. } => Some(FailureKind::Timeout),
         }
     }
 
@@ -102,9 +131,63 @@ impl Failure {
             Self::Connect(_) => Fault::Connect,
             Self::Upload(UploadFault::TooLarge) => Fault::BodyTooLarge,
             Self::Upload(UploadFault::Stalled | UploadFault::Gone) => Fault::BodyStalled,
-            Self::Reset(_) => Fault::Reset,
+            Self::Reset(_) | Self::Upload(UploadFault::Superseded) => Fault::Reset,
             Self::Upgraded => Fault::Upgraded,
-            Self::Timeout => Fault::Timeout,
+            Self::Timeout { .. } => Fault::Timeout,
+        }
+    }
+
+    /// Whether a request that may be done twice is worth another attempt. A time-out
+    /// is not, as what is slow is only made slower, unless it was set for one attempt
+    /// of several.
+    fn is_worth_it(&self) -> bool {
+        match self {
+            Self::Connect(ConnectError::Limit) | Self::Upload(_) | Self::Upgraded => false,
+            Self::Connect(_) | Self::Reset(_) => true,
+            Self::Timeout { per_try } => *per_try,
+        }
+    }
+}
+
+/// A response's header.
+struct Answered {
+    response: Response<Incoming>,
+    connection: Connection,
+    spare: Option<Box<Request<Upload>>>,
+}
+
+/// No response.
+struct Failed {
+    why: Failure,
+    /// The request, if it may be sent again: nothing of it was written, or it may
+    /// be done twice.
+    again: Option<Box<Request<Upload>>>,
+}
+
+impl Failed {
+    /// Records it.
+    fn conclude(self, permit: Permit, waited: Duration, call: Call<'_>) -> Attempt {
+        let fault = self.why.fault();
+        let hopeful = call.retry.is_some() && self.why.is_worth_it();
+        let request = self
+            .again
+            .filter(|again| hopeful && again.body().is_whole());
+        let mut again = None;
+        match (self.why.held_against_backend(), request) {
+            (Some(kind), Some(request)) => {
+                let owed = permit.finish_attempt(OutcomeClass::Failure(kind), None);
+                let request = *request;
+                again = Some(Box::new(Again { request, owed }));
+            }
+            (Some(kind), None) => permit.finish(OutcomeClass::Failure(kind), None),
+            (None, _) if fault == Fault::Limit => permit.withdraw(RefusalReason::Limit),
+            // The client's own doing: dropped as its leaving.
+            (None, _) => {}
+        }
+        Attempt {
+            answer: Err(fault),
+            waited,
+            again,
         }
     }
 }
@@ -118,32 +201,47 @@ async fn attempt(
     pool: &Rc<Pool>,
     timeouts: &Timeouts,
     request: Request<Upload>,
-) -> Result<(Response<Incoming>, Connection), Failure> {
+    call: Call<'_>,
+) -> Result<Answered, Failed> {
     let protocol = match request.version() {
         http::Version::HTTP_2 => Protocol::Http2,
         _ => Protocol::Http1,
     };
     let Some(mut connection) = pool.take(protocol) else {
-        return Box::pin(attempt_afresh(pool, protocol, timeouts, request)).await;
+        return Box::pin(attempt_afresh(pool, protocol, timeouts, request, call)).await;
     };
     let progress = request.body().progress().clone();
-    let spare = if connection.reused {
-        spare(&request)
-    } else {
-        None
+    let spare = match call.retry {
+        Some(_) => spare(&request, call),
+        None if connection.reused && request.body().is_end_stream() => spare(&request, call),
+        None => None,
     };
+    let limit = header_limit(timeouts, Duration::ZERO);
     let sent = pin!(connection.send(request));
-    let answered = header_within(timeouts.response_headers, sent, &progress).await;
-    let failure = match judge(answered, &progress) {
-        Ok(response) => return Ok((response, connection)),
+    let answered = header_within(limit.0, sent, &progress).await;
+    let failure = match judge(answered, limit, &progress) {
+        Ok(response) => {
+            return Ok(Answered {
+                response,
+                connection,
+                spare,
+            });
+        }
         Err(failure) => failure,
     };
-    let again = failure
-        .unsent
-        .or(spare.filter(|_| went_stale(&failure.why, &connection)));
-    match again.filter(|_| connection.reused) {
-        Some(request) => Box::pin(attempt_afresh(pool, protocol, timeouts, *request)).await,
-        None => Err(failure.why),
+    let spare = spare.filter(|spare| spare.method().is_idempotent());
+    let stale = connection.reused && went_stale(&failure.why, &connection);
+    match (failure.unsent, spare) {
+        (Some(request), _) if connection.reused => {
+            Box::pin(attempt_afresh(pool, protocol, timeouts, *request, call)).await
+        }
+        (None, Some(spare)) if stale && spare.body().is_end_stream() => {
+            Box::pin(attempt_afresh(pool, protocol, timeouts, *spare, call)).await
+        }
+        (unsent, spare) => Err(Failed {
+            why: failure.why,
+            again: unsent.or(spare),
+        }),
     }
 }
 
@@ -152,25 +250,51 @@ async fn attempt_afresh(
     protocol: Protocol,
     timeouts: &Timeouts,
     request: Request<Upload>,
-) -> Result<(Response<Incoming>, Connection), Failure> {
+    call: Call<'_>,
+) -> Result<Answered, Failed> {
     let progress = request.body().progress().clone();
     let started = Instant::now();
-    let connection = pool.connect(protocol, timeouts.connect).await;
-    let mut connection = connection.map_err(Failure::Connect)?;
+    let limit = timeouts
+        .connect
+        .min(header_limit(timeouts, Duration::ZERO).0);
+    let mut connection = match pool.connect(protocol, limit).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            return Err(Failed {
+                why: Failure::Connect(error),
+                again: Some(Box::new(request)),
+            });
+        }
+    };
+    let spare = call.retry.and_then(|_| spare(&request, call));
     let limit = header_limit(timeouts, started.elapsed());
     let sent = pin!(connection.send(request));
-    let answered = header_within(limit, sent, &progress).await;
-    match judge(answered, &progress) {
-        Ok(response) => Ok((response, connection)),
-        Err(failure) => Err(failure.why),
+    let answered = header_within(limit.0, sent, &progress).await;
+    match judge(answered, limit, &progress) {
+        Ok(response) => Ok(Answered {
+            response,
+            connection,
+            spare,
+        }),
+        Err(failure) => Err(Failed {
+            why: failure.why,
+            again: failure
+                .unsent
+                .or(spare.filter(|spare| spare.method().is_idempotent())),
+        }),
     }
 }
 
-/// How long a header may take once `spent` went by for the connection: a trial's
-/// lease counts on `total` for all of a request.
-fn header_limit(timeouts: &Timeouts, spent: Duration) -> Duration {
+/// How long a header may take once `spent` went by for the connection, and whether
+/// it is the attempt's own limit: a trial's lease counts on `total` for all of a
+/// request.
+fn header_limit(timeouts: &Timeouts, spent: Duration) -> (Duration, bool) {
     let left = timeouts.total.saturating_sub(spent);
-    timeouts.response_headers.min(left)
+    let limit = timeouts.response_headers.min(left);
+    match timeouts.per_try.map(|limit| limit.saturating_sub(spent)) {
+        Some(of_try) if of_try < limit => (of_try, true),
+        Some(_) | None => (limit, false),
+    }
 }
 
 /// A failed send, with the request if nothing of it was written.
@@ -182,10 +306,14 @@ struct Unanswered {
 type Sent = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
 
 /// What came of a send; `None`: nothing, in time.
-fn judge(answered: Option<Sent>, progress: &Progress) -> Result<Response<Incoming>, Unanswered> {
+fn judge(
+    answered: Option<Sent>,
+    (_, per_try): (Duration, bool),
+    progress: &Progress,
+) -> Result<Response<Incoming>, Unanswered> {
     match answered {
         None => Err(Unanswered {
-            why: Failure::Timeout,
+            why: Failure::Timeout { per_try },
             unsent: None,
         }),
         // Nobody asked for it: `Upgrade` does not pass.
@@ -206,17 +334,24 @@ fn judge(answered: Option<Sent>, progress: &Progress) -> Result<Response<Incomin
     }
 }
 
-/// A request that may be sent twice: idempotent, and without a body.
-fn spare(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
-    let safe = request.method().is_idempotent() && request.body().is_end_stream();
-    safe.then(|| {
-        let mut spare = Request::new(Upload::none(request.body().progress().clone()));
-        *spare.method_mut() = request.method().clone();
-        *spare.uri_mut() = request.uri().clone();
-        *spare.version_mut() = request.version();
-        *spare.headers_mut() = request.headers().clone();
-        Box::new(spare)
-    })
+/// The same request once more, if it may be done twice and its body be read twice.
+fn spare(request: &Request<Upload>, call: Call<'_>) -> Option<Box<Request<Upload>>> {
+    if !may_be_done_twice(request.method(), call) {
+        return None;
+    }
+    let mut spare = Request::new(request.body().another()?);
+    *spare.method_mut() = request.method().clone();
+    *spare.uri_mut() = request.uri().clone();
+    *spare.version_mut() = request.version();
+    *spare.headers_mut() = request.headers().clone();
+    Some(Box::new(spare))
+}
+
+/// By its method (RFC 9110 §9.2.2); or, for gRPC, whose calls are all POST, if the
+/// server answers with a code that promises that it did nothing.
+pub(crate) fn may_be_done_twice(method: &Method, call: Call<'_>) -> bool {
+    let named = |retry: &Retry| !retry.grpc_codes.is_empty();
+    method.is_idempotent() || (call.grpc && call.retry.is_some_and(named))
 }
 
 /// The connection ended before a byte of the response came.
@@ -250,14 +385,25 @@ async fn header_within<T>(
 
 /// Turns a backend's response into ours.
 fn deliver(
-    response: Response<Incoming>,
+    (response, spare): (Response<Incoming>, Option<Box<Request<Upload>>>),
     mut exchange: Exchange,
-    left: Duration,
-    grpc: bool,
-) -> Response<Body> {
+    (waited, left): (Duration, Duration),
+    call: Call<'_>,
+) -> Attempt {
+    let grpc = call.grpc;
     let (mut parts, body) = response.into_parts();
+    let mut again = None;
     if let Some(verdict) = classify::at_header(grpc, parts.status, &parts.headers) {
-        exchange.settle(verdict);
+        let worth_it = |retry| retry::is_worth_it(retry, grpc, parts.status, &parts.headers);
+        let hopeful = call.retry.is_some_and(worth_it);
+        match spare.filter(|spare| hopeful && spare.body().is_whole()) {
+            Some(request) => {
+                let owed = exchange.settle_attempt(verdict);
+                let request = *request;
+                again = owed.map(|owed| Box::new(Again { request, owed }));
+            }
+            None => exchange.settle(verdict),
+        }
     }
     if let Some(promised) = keep_alive(&parts.headers) {
         exchange.connection.expires_after(promised);
@@ -275,7 +421,11 @@ fn deliver(
         Body::Relay(Box::new(relay))
     };
     headers::prepare_response(&mut parts.headers);
-    Response::from_parts(parts, body)
+    Attempt {
+        answer: Ok(Response::from_parts(parts, body)),
+        waited,
+        again,
+    }
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
@@ -333,8 +483,25 @@ mod tests {
             total: Duration::from_secs(10),
         };
         for (spent, left) in [(0, 9), (1, 9), (7, 3), (10, 0), (11, 0)] {
-            let limit = header_limit(&timeouts, Duration::from_secs(spent));
-            assert_eq!(limit.as_secs(), left, "after {spent} s");
+            let (limit, per_try) = header_limit(&timeouts, Duration::from_secs(spent));
+            assert_eq!((limit.as_secs(), per_try), (left, false), "after {spent} s");
+        }
+    }
+
+    #[test]
+    fn one_attempt_takes_no_longer_than_its_limit() {
+        let timeouts = Timeouts {
+            per_try: Some(Duration::from_secs(3)),
+            ..Timeouts::default()
+        };
+        for (spent, expected) in [
+            (0, (3, true)),
+            (1, (2, true)),
+            (4, (0, true)),
+            (30, (0, false)),
+        ] {
+            let (limit, per_try) = header_limit(&timeouts, Duration::from_secs(spent));
+            assert_eq!((limit.as_secs(), per_try), expected, "after {spent} s");
         }
     }
 

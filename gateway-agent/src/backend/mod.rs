@@ -4,9 +4,11 @@
 pub(crate) mod classify;
 pub(crate) mod exchange;
 pub(crate) mod forward;
+pub(crate) mod kept;
 pub(crate) mod lent;
 pub(crate) mod pool;
 pub(crate) mod relay;
+pub(crate) mod retry;
 pub(crate) mod upload;
 pub(crate) mod upstream;
 pub(crate) mod watchdog;

@@ -14,7 +14,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::backend::watchdog::Watchdog;
+use crate::backend::{kept::Cursor, watchdog::Watchdog};
 
 /// What a client did wrong while sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +28,9 @@ pub(crate) enum UploadFault {
     /// It is longer than the route allows.
     #[error("the client's body is too large")]
     TooLarge,
+    /// Another attempt reads it now: nothing that the client did.
+    #[error("the request is being sent again")]
+    Superseded,
 }
 
 /// How far an upload is, seen by whoever waits for the response.
@@ -76,6 +79,14 @@ impl Progress {
         self.bytes.get()
     }
 
+    /// Another attempt begins.
+    fn restart(&self, ended: bool) {
+        self.ended.set(ended);
+        self.owed_since.set(Some(Instant::now()));
+        self.fault.set(None);
+        self.bytes.set(0);
+    }
+
     pub(crate) fn wait_for_client(&self) {
         self.owed_since.set(None);
     }
@@ -85,13 +96,51 @@ impl Progress {
     }
 }
 
+/// Where a request's body comes from.
+#[derive(Debug)]
+enum Source {
+    /// It ended.
+    None,
+    /// The client, and once only.
+    Client(Incoming),
+    /// The client, and what is kept of it for another attempt.
+    Kept(Cursor),
+}
+
+impl Source {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
+        match self {
+            Self::None => Poll::Ready(None),
+            Self::Client(body) => {
+                let next = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(next.map(|frame| frame.map_err(|_| UploadFault::Gone)))
+            }
+            Self::Kept(cursor) => cursor.poll(cx),
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Client(body) => body.is_end_stream(),
+            Self::Kept(cursor) => cursor.is_end(),
+        }
+    }
+}
+
 /// A request's body.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    /// `None` once it ended.
-    body: Option<Incoming>,
+    body: Source,
     progress: Rc<Progress>,
     watchdog: Watchdog,
+    /// How long it may pause.
+    idle: Duration,
+    /// Bytes that may come in all.
+    max_bytes: u64,
     /// Bytes that may still come.
     allowance: u64,
 }
@@ -99,22 +148,67 @@ pub(crate) struct Upload {
 impl Upload {
     /// Of `body`, of which `max_bytes` are allowed, and which may pause for `idle`.
     pub(crate) fn new(body: Incoming, max_bytes: Option<u64>, idle: Duration) -> Self {
+        Self::of(body, max_bytes, idle, Source::Client)
+    }
+
+    /// The same, to be kept for another attempt.
+    pub(crate) fn kept(body: Incoming, max_bytes: Option<u64>, idle: Duration) -> Self {
+        let source = |body| Source::Kept(Cursor::new(body));
+        Self::of(body, max_bytes, idle, source)
+    }
+
+    fn of(
+        body: Incoming,
+        max_bytes: Option<u64>,
+        idle: Duration,
+        source: impl FnOnce(Incoming) -> Source,
+    ) -> Self {
         let ended = body.is_end_stream();
+        let body = match ended {
+            true => Source::None,
+            false => source(body),
+        };
+        let progress = Rc::new(Progress::new(ended));
+        Self::with(body, progress, idle, max_bytes.unwrap_or(u64::MAX))
+    }
+
+    fn with(body: Source, progress: Rc<Progress>, idle: Duration, max_bytes: u64) -> Self {
         Self {
-            body: (!ended).then_some(body),
-            progress: Rc::new(Progress::new(ended)),
+            body,
+            progress,
             watchdog: Watchdog::new(idle, None),
-            allowance: max_bytes.unwrap_or(u64::MAX),
+            idle,
+            max_bytes,
+            allowance: max_bytes,
         }
     }
 
-    /// No body, as another attempt at a request that had none.
-    pub(crate) fn none(progress: Rc<Progress>) -> Self {
-        Self {
-            body: None,
-            progress,
-            watchdog: Watchdog::new(Duration::ZERO, None),
-            allowance: 0,
+    /// The same body for another attempt, to begin with [`restart`](Self::restart);
+    /// `None`: it can be sent only once.
+    pub(crate) fn another(&self) -> Option<Self> {
+        let body = match &self.body {
+            Source::None => Source::None,
+            Source::Client(_) => return None,
+            Source::Kept(cursor) => Source::Kept(cursor.another()),
+        };
+        let progress = self.progress.clone();
+        Some(Self::with(body, progress, self.idle, self.max_bytes))
+    }
+
+    /// Another attempt begins with this. What an earlier one still asks for, it does
+    /// not get.
+    pub(crate) fn restart(&self) {
+        self.progress.restart(self.body.is_end());
+        if let Source::Kept(cursor) = &self.body {
+            cursor.restart();
+        }
+    }
+
+    /// All of it is there to be sent.
+    pub(crate) fn is_whole(&self) -> bool {
+        match &self.body {
+            Source::None | Source::Client(_) => true,
+            Source::Kept(cursor) => cursor.is_whole(),
         }
     }
 
@@ -124,13 +218,15 @@ impl Upload {
     }
 
     fn fail(&mut self, fault: UploadFault) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
-        self.body = None;
-        self.progress.fault.set(Some(fault));
+        self.body = Source::None;
+        if fault != UploadFault::Superseded {
+            self.progress.fault.set(Some(fault));
+        }
         Poll::Ready(Some(Err(fault)))
     }
 
     fn end(&mut self) {
-        self.body = None;
+        self.body = Source::None;
         self.progress.ended.set(true);
     }
 }
@@ -143,30 +239,33 @@ impl http_body::Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadFault>>> {
-        let Some(body) = &mut self.body else {
+        if let Source::None = self.body {
             return Poll::Ready(None);
-        };
-        let Poll::Ready(next) = Pin::new(body).poll_frame(cx) else {
+        }
+        let Poll::Ready(next) = self.body.poll_frame(cx) else {
             self.progress.wait_for_client();
             ready!(self.watchdog.poll_bite(cx));
             return self.fail(UploadFault::Stalled);
         };
+        let frame = match next.transpose() {
+            Err(fault) => return self.fail(fault),
+            Ok(frame) => frame,
+        };
         self.watchdog.fed();
         self.progress.moved();
-        match next {
+        match frame {
             None => {
                 self.end();
                 Poll::Ready(None)
             }
-            Some(Err(_)) => self.fail(UploadFault::Gone),
-            Some(Ok(frame)) => {
+            Some(frame) => {
                 let length = frame.data_ref().map_or(0, Bytes::len) as u64;
                 let Some(left) = self.allowance.checked_sub(length) else {
                     return self.fail(UploadFault::TooLarge);
                 };
                 self.allowance = left;
                 self.progress.bytes.update(|sum| sum + length);
-                if self.body.as_ref().is_some_and(Incoming::is_end_stream) {
+                if self.body.is_end() {
                     self.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -175,13 +274,14 @@ impl http_body::Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Incoming::is_end_stream)
+        self.body.is_end()
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.body {
-            Some(body) => body.size_hint(),
-            None => SizeHint::with_exact(0),
+            Source::None => SizeHint::with_exact(0),
+            Source::Client(body) => body.size_hint(),
+            Source::Kept(cursor) => cursor.size_hint(),
         }
     }
 }

@@ -9,17 +9,18 @@ use std::{
     sync::Arc,
 };
 
-use breaker_core::ids::BackendName;
-use fleet_config::{Endpoint, FleetConfig, Timeouts};
+use breaker_core::ids::{BackendName, ServiceName};
+use fleet_config::{Endpoint, FleetConfig, Retry, Service, Timeouts};
 use tokio::time::Instant;
 
 use crate::{
     admit::{
         backend::{Backend, BackendIndex},
         gate::CoreGate,
+        recorder::Tally,
         snapshot::Snapshot,
     },
-    backend::pool::Pool,
+    backend::{pool::Pool, retry::Budget},
     probe::Unhealthy,
     request::router::Router,
     serve::server::Edge,
@@ -34,6 +35,7 @@ pub(crate) struct Core {
     pub(crate) sight: CoreSight,
     cores: usize,
     table: RefCell<Rc<Table>>,
+    started: Instant,
     /// xorshift state: picks endpoints.
     dice: Cell<u64>,
 }
@@ -51,9 +53,32 @@ pub(crate) struct Table {
 pub(crate) struct Upstream {
     pub(crate) name: BackendName,
     pub(crate) timeouts: Timeouts,
+    /// `None`: there are none.
+    pub(crate) retries: Option<Rc<Retries>>,
     pools: Vec<Rc<Pool>>,
     live: Arc<Backend>,
     usable: RefCell<Usable>,
+}
+
+/// How one core retries a service's requests; the same for all its regions.
+#[derive(Debug)]
+pub(crate) struct Retries {
+    pub(crate) settings: Retry,
+    cores: usize,
+    budget: RefCell<Budget>,
+}
+
+impl Retries {
+    /// A request came.
+    pub(crate) fn request(&self, second: u64) {
+        self.budget.borrow_mut().request(second);
+    }
+
+    /// Takes a retry out of the budget, if one is left.
+    pub(crate) fn take(&self, second: u64) -> bool {
+        let percent = self.settings.budget_percent;
+        self.budget.borrow_mut().take(second, percent, self.cores)
+    }
 }
 
 /// Which of an upstream's pools health checks leave.
@@ -66,13 +91,14 @@ struct Usable {
 
 impl Core {
     pub(crate) fn new(gate: CoreGate, cores: usize, edge: Edge) -> Rc<Self> {
-        let table = Table::new(gate.snapshot(), cores, &HashMap::new());
+        let table = Table::new(gate.snapshot(), cores, None);
         let sight = edge.sight.core(gate.core());
         Rc::new(Self {
             edge,
             sight,
             cores,
             table: RefCell::new(Rc::new(table)),
+            started: Instant::now(),
             dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),
             gate,
         })
@@ -85,7 +111,7 @@ impl Core {
             return current;
         }
         let snapshot = self.gate.snapshot();
-        let next = Rc::new(Table::new(snapshot, self.cores, &current.pools()));
+        let next = Rc::new(Table::new(snapshot, self.cores, Some(&current)));
         let kept = next.pools();
         for (endpoint, pool) in current.pools() {
             if !kept.contains_key(&endpoint) {
@@ -105,6 +131,11 @@ impl Core {
         }
     }
 
+    /// Whole seconds since the start.
+    pub(crate) fn second(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
     /// A number that is random enough to spread load.
     pub(crate) fn roll(&self) -> u64 {
         let mut x = self.dice.get();
@@ -117,9 +148,10 @@ impl Core {
 }
 
 impl Table {
-    fn new(snapshot: Arc<Snapshot>, cores: usize, known: &HashMap<Endpoint, Rc<Pool>>) -> Self {
+    /// `before` is the one that it replaces.
+    fn new(snapshot: Arc<Snapshot>, cores: usize, before: Option<&Self>) -> Self {
         let config = snapshot.config.as_deref();
-        let upstreams = config.map(|config| upstreams(&snapshot, config, cores, known));
+        let upstreams = config.map(|config| upstreams(&snapshot, config, cores, before));
         Self {
             router: config
                 .map(|config| Router::new(config, &snapshot.services))
@@ -146,8 +178,14 @@ fn upstreams(
     snapshot: &Snapshot,
     config: &FleetConfig,
     cores: usize,
-    known: &HashMap<Endpoint, Rc<Pool>>,
+    before: Option<&Table>,
 ) -> HashMap<BackendIndex, Upstream> {
+    let known = before.map(Table::pools).unwrap_or_default();
+    let retries: HashMap<_, _> = config
+        .services
+        .iter()
+        .map(|(name, service)| (name.clone(), retries(service, name, cores, before)))
+        .collect();
     let pool = |endpoint: &Endpoint| match known.get(endpoint) {
         Some(pool) => pool.clone(),
         None => Pool::new(endpoint.clone(), cores),
@@ -157,6 +195,7 @@ fn upstreams(
         let upstream = Upstream {
             name: live.name.clone(),
             timeouts: service.timeouts,
+            retries: retries.get(live.name.service()).cloned().flatten(),
             pools: backend.endpoints.iter().map(pool).collect(),
             live: live.clone(),
             usable: RefCell::new(Usable {
@@ -169,16 +208,67 @@ fn upstreams(
     snapshot.backends().filter_map(upstream).collect()
 }
 
+/// How a service is retried; its budget goes on where it was.
+fn retries(
+    service: &Service,
+    name: &ServiceName,
+    cores: usize,
+    before: Option<&Table>,
+) -> Option<Rc<Retries>> {
+    let settings = service
+        .retry
+        .as_ref()
+        .filter(|retry| retry.max_retries > 0)?;
+    let mut upstreams = before.iter().flat_map(|table| table.upstreams.values());
+    let same = upstreams.find(|upstream| upstream.name.service() == name.as_str());
+    let budget = same.and_then(|same| Some(same.retries.as_ref()?.budget.borrow().clone()));
+    Some(Rc::new(Retries {
+        settings: settings.clone(),
+        cores,
+        budget: RefCell::new(budget.unwrap_or_default()),
+    }))
+}
+
 impl Upstream {
+    /// Its number.
+    pub(crate) fn index(&self) -> BackendIndex {
+        self.live.index
+    }
+
+    /// Counts one of this core's.
+    pub(crate) fn count(&self, core: &Core, tally: Tally) {
+        self.live.cells[core.gate.core()].recorder.count(tally);
+    }
+
+    /// There is an endpoint that requests may use and that is not among these.
+    pub(crate) fn has_other(&self, tried: &[&Rc<Pool>]) -> bool {
+        self.refresh();
+        let usable = self.usable.borrow();
+        let mut pools = usable.pools.iter().map(|at| &self.pools[*at]);
+        pools.any(|pool| !is_among(pool, tried))
+    }
+
+    /// One that is not among these, if there is one, else any.
+    pub(crate) fn pick_other(&self, roll: u64, tried: &[&Rc<Pool>]) -> Option<&Rc<Pool>> {
+        self.refresh();
+        let usable = self.usable.borrow();
+        let untried = |at: &&usize| !is_among(&self.pools[**at], tried);
+        let count = usable.pools.iter().filter(untried).count();
+        if count == 0 {
+            drop(usable);
+            return self.pick(roll);
+        }
+        let nth = (roll % count as u64) as usize;
+        let at = usable.pools.iter().filter(untried).nth(nth)?;
+        self.pools.get(*at)
+    }
+
     /// The less loaded of two endpoints drawn at random among those that are
     /// healthy. If none is, all are: whether the backend is asked at all is for its
     /// breaker to say.
     pub(crate) fn pick(&self, roll: u64) -> Option<&Rc<Pool>> {
-        let mut usable = self.usable.borrow_mut();
-        let unhealthy = self.live.live.unhealthy.load();
-        if !Arc::ptr_eq(&unhealthy, &usable.of) {
-            *usable = self.sort_out(unhealthy.clone());
-        }
+        self.refresh();
+        let usable = self.usable.borrow();
         let count = usable.pools.len() as u64;
         let pool = |at: u64| self.pools.get(usable.pools[at as usize]);
         if count < 2 {
@@ -193,6 +283,15 @@ impl Upstream {
         })
     }
 
+    /// Looks at what health checks say now.
+    fn refresh(&self) {
+        let mut usable = self.usable.borrow_mut();
+        let unhealthy = self.live.live.unhealthy.load();
+        if !Arc::ptr_eq(&unhealthy, &usable.of) {
+            *usable = self.sort_out(unhealthy.clone());
+        }
+    }
+
     fn sort_out(&self, unhealthy: Arc<Unhealthy>) -> Usable {
         let healthy = |at: &usize| !unhealthy.0.contains(&self.pools[*at].endpoint.to_string());
         let mut pools: Vec<_> = (0..self.pools.len()).filter(healthy).collect();
@@ -204,4 +303,8 @@ impl Upstream {
             pools,
         }
     }
+}
+
+fn is_among(pool: &Rc<Pool>, others: &[&Rc<Pool>]) -> bool {
+    others.iter().any(|other| Rc::ptr_eq(pool, other))
 }

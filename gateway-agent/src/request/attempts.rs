@@ -1,13 +1,18 @@
 //! From a routed request to a backend's response: admit, pick, forward, and all
 //! of it again where that is safe.
 
-use http::{HeaderValue, Request, Response, Uri, Version, header, request::Parts};
+use std::rc::Rc;
+
+use breaker_core::Version;
+use fleet_config::Timeouts;
+use futures_util::{FutureExt, future::Either};
+use http::{HeaderValue, Request, Response, Uri, header, request::Parts};
 use hyper::body::Incoming;
 
 use crate::{
     admit::permit::Permit,
     backend::{
-        forward::forward,
+        forward::{Attempt, Call, forward, may_be_done_twice},
         pool::Pool,
         upload::Upload,
         upstream::{Core, Table, Upstream},
@@ -15,7 +20,7 @@ use crate::{
     limits::{BODY_IDLE, STREAM_IDLE},
     request::{
         answer::Fault, body::Body, drill, headers, proxy::Client, rejection::Rejection,
-        router::Destination,
+        retries::Trip, router::Destination,
     },
     sight::telling::Telling,
 };
@@ -56,35 +61,75 @@ pub(crate) async fn run(
     // Pick.
     let upstream = table.upstream(permit.backend()).ok_or(Fault::Internal)?;
     let pool = upstream.pick(core.roll()).ok_or(Fault::Internal)?;
-    let permit = drilled(permit, upstream).await?;
+    let retries = upstream.retries.as_deref();
+    if let Some(retries) = retries {
+        retries.request(core.second());
+    }
+    let call = Call {
+        grpc,
+        retry: retries.map(|retries| &retries.settings),
+    };
     // Forward and classify.
     let host = upstream_host(&parts, &authority, pool);
     // A caller of a gRPC stream pauses as its server does.
     let idle = if grpc { STREAM_IDLE } else { BODY_IDLE };
-    let body = Upload::new(body, destination.max_request_bytes, idle);
+    let keep = retries.is_some() && may_be_done_twice(&parts.method, call);
+    let body = match keep {
+        true => Upload::kept(body, destination.max_request_bytes, idle),
+        false => Upload::new(body, destination.max_request_bytes, idle),
+    };
     telling.uploads(body.progress());
-    let mut request = outgoing(parts, &path, host, client, grpc, body)?;
+    let request = outgoing(parts, &path, host, client, grpc, body)?;
     let decision = permit.version();
-    telling.attempt(
-        (&upstream.name, &pool.endpoint),
-        decision,
-        grpc,
-        request.headers_mut(),
-    );
-    let sent = forward(permit, pool, &upstream.timeouts, request, grpc).await;
-    telling.attempted(&sent);
-    sent.map_err(|fault| Rejection::FaultAt(fault, upstream.name.clone(), decision))
+    let at = (upstream, pool);
+    let mut attempt = send(permit, at, &upstream.timeouts, request, call, telling).await;
+    // Retry: the rare case, so its future is boxed.
+    if let Some(again) = attempt.again.take() {
+        let trip = Trip {
+            core,
+            table,
+            service: &destination.service,
+            wish,
+            grpc,
+        };
+        return Box::pin(trip.again(attempt, again, at, decision, telling)).await;
+    }
+    conclude(attempt.answer, upstream, decision)
 }
 
-/// Lets a drill have its way with the request. It is the rare case, so its
-/// future is boxed: every request's would have to be as large.
-async fn drilled(permit: Permit, upstream: &Upstream) -> Result<Permit, Rejection> {
-    let Some(fault) = permit.fault() else {
-        return Ok(permit);
+/// Makes one attempt. A drill is the rare case, so its future is boxed: every
+/// request's would have to be as large.
+pub(crate) fn send<'a>(
+    permit: Permit,
+    (upstream, pool): (&'a Upstream, &'a Rc<Pool>),
+    timeouts: &'a Timeouts,
+    mut request: Request<Upload>,
+    call: Call<'a>,
+    telling: &'a mut Telling,
+) -> impl Future<Output = Attempt> + use<'a> {
+    let headers = request.headers_mut();
+    let at = (&upstream.name, &pool.endpoint);
+    telling.attempt(at, permit.version(), call.grpc, headers);
+    let sent = match permit.fault() {
+        None => Either::Left(forward(permit, pool, timeouts, request, call)),
+        Some(fault) => {
+            let rehearsal = drill::rehearse(permit, fault, pool, timeouts, request, call);
+            Either::Right(Box::pin(rehearsal))
+        }
     };
-    let decision = permit.version();
-    let rehearsed = Box::pin(drill::rehearse(permit, fault, &upstream.timeouts)).await;
-    rehearsed.map_err(|fault| Rejection::FaultAt(fault, upstream.name.clone(), decision))
+    sent.map(|attempt| {
+        telling.attempted(&attempt.answer);
+        attempt
+    })
+}
+
+/// The last attempt's answer is the request's.
+pub(crate) fn conclude(
+    answer: Result<Response<Body>, Fault>,
+    upstream: &Upstream,
+    decision: Version,
+) -> Result<Response<Body>, Rejection> {
+    answer.map_err(|fault| Rejection::FaultAt(fault, upstream.name.clone(), decision))
 }
 
 /// The client's host, or the endpoint's own for a client that named none.
@@ -111,10 +156,10 @@ fn outgoing(
     parts.extensions.clear();
     parts.uri = upstream_uri(&parts.uri, path, grpc.then_some(&host)).ok_or(Fault::Internal)?;
     if grpc {
-        parts.version = Version::HTTP_2;
+        parts.version = http::Version::HTTP_2;
         parts.headers.remove(header::HOST);
     } else {
-        parts.version = Version::HTTP_11;
+        parts.version = http::Version::HTTP_11;
         parts.headers.insert(header::HOST, host);
     }
     Ok(Request::from_parts(parts, body))

@@ -11,4 +11,5 @@ pub(crate) mod path;
 pub(crate) mod proxy;
 pub(crate) mod ranking;
 pub(crate) mod rejection;
+pub(crate) mod retries;
 pub(crate) mod router;

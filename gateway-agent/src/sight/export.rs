@@ -70,12 +70,6 @@ pub(crate) struct Exporter {
 /// In a sentence for the operator.
 pub(crate) fn collector(tracing: &Tracing) -> Result<Endpoint, String> {
     let url = &tracing.otlp_endpoint;
-    if url.starts_with("https:") {
-        return Err(format!(
-            "otlp_endpoint {url}: TLS to the collector is not supported, \
-             run one beside the agent"
-        ));
-    }
     let endpoint = Endpoint::from_shared(url.clone());
     let endpoint = endpoint.map_err(|error| format!("otlp_endpoint {url}: {error}"))?;
     Ok(endpoint.connect_timeout(Duration::from_secs(3)))

@@ -103,8 +103,8 @@ pub(crate) struct Attempt {
     pub(crate) decision: Version,
     /// From the request's start to its own.
     pub(crate) started: Duration,
-    /// The same to its end.
-    pub(crate) ended: Option<Duration>,
+    /// The same to its response's header, or to the failure.
+    pub(crate) answered: Option<Duration>,
     pub(crate) status: Option<StatusCode>,
     /// Why there is no response.
     pub(crate) fault: Option<&'static str>,
@@ -162,7 +162,8 @@ pub(crate) fn cut(text: &str, most: usize) -> &str {
 /// The same of bytes that clients send, whatever they are.
 pub(crate) fn cut_bytes(bytes: &[u8], most: usize) -> Box<str> {
     let short = &bytes[..bytes.len().min(most)];
-    String::from_utf8_lossy(short).into()
+    // A byte that is no text becomes three that are.
+    cut(&String::from_utf8_lossy(short), most).into()
 }
 
 #[cfg(test)]
@@ -191,7 +192,7 @@ mod tests {
     fn what_clients_send_is_cut_and_is_text() {
         assert_eq!(cut("über", 1), "");
         assert_eq!(cut("über", 2), "ü");
-        assert_eq!(&*cut_bytes(b"a\xff\xfeb", 3), "a\u{fffd}\u{fffd}");
+        assert_eq!(&*cut_bytes(b"a\xff\xfeb", 4), "a\u{fffd}");
         assert_eq!(&*cut_bytes(b"agent/1", 256), "agent/1");
     }
 }

@@ -21,7 +21,8 @@ use crate::sight::{counts::Counts, flood::Flood, ids::Ids, record::Record};
 
 /// Records of one core that wait to be written, and as many to be exported. The queues are
 /// emptied every 50 ms, so a core would have to end 160,000 requests a second to
-/// lose one; at about 1 KiB each they hold 8 MiB.
+/// lose one. A record has about 1 KiB and at most 6, so a full queue holds 8 MiB,
+/// and 48 if clients and configuration do their worst.
 pub(crate) const QUEUE: usize = 8192;
 
 /// One core's end of a queue.

@@ -46,7 +46,7 @@ fn server(record: &Record, trace: &Trace) -> Span {
     let ours = record.answer.as_ref();
     let last = record.attempts.last();
     let backend = last.map(|attempt| attempt.backend.as_str());
-    let decision = last.map(|attempt| decision(attempt));
+    let decision = last.map(decision);
     more("server.address", Some(host).filter(|host| !host.is_empty()));
     more("user_agent.original", record.user_agent.as_deref());
     more(
@@ -110,7 +110,7 @@ fn client(record: &Record, trace: &Trace, at: usize, attempt: &Attempt) -> Optio
         ));
     }
     // The last attempt's response is the one whose end the record knows.
-    let is_last = at + 1 == record.attempts.len() && record.answer.is_none();
+    let is_last = at + 1 == record.tries as usize && record.answer.is_none();
     let grpc_status = record.grpc_status.filter(|_| is_last);
     let broken = record.broken.filter(|_| is_last);
     attributes.extend(statuses(attempt.status, grpc_status));
@@ -123,7 +123,8 @@ fn client(record: &Record, trace: &Trace, at: usize, attempt: &Attempt) -> Optio
     let cause = cause.or_else(|| grpc_status.filter(|_| failed).map(|s| s.to_string()));
     let error = status(cause.is_some());
     attributes.extend(cause.map(|cause| KeyValue::text("error.type", cause)));
-    let ended = attempt.ended.unwrap_or(record.duration);
+    let answered = attempt.answered.filter(|_| !is_last);
+    let ended = answered.unwrap_or(record.duration);
     Some(Span {
         kind: SpanKind::Client.into(),
         attributes,

@@ -98,7 +98,7 @@ impl Telling {
                 endpoint: endpoint.clone(),
                 decision,
                 started: running.started.elapsed(),
-                ended: None,
+                answered: None,
                 status: None,
                 fault: None,
                 http2,
@@ -115,12 +115,10 @@ impl Telling {
         let Some(attempt) = attempt.filter(|_| !first_too_many) else {
             return;
         };
+        attempt.answered = Some(running.started.elapsed());
         match sent {
             Ok(response) => attempt.status = Some(response.status()),
-            Err(fault) => {
-                attempt.fault = Some(fault.reason());
-                attempt.ended = Some(running.started.elapsed());
-            }
+            Err(fault) => attempt.fault = Some(fault.reason()),
         }
     }
 

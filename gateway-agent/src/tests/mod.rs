@@ -1,8 +1,9 @@
 //! Tests of several parts at once, through their doors.
 
-mod agent;
+pub(crate) mod agent;
 mod apply;
 pub(crate) mod control;
 mod probing;
 mod proxy;
 mod stream;
+mod telling;

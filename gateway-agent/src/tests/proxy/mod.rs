@@ -7,6 +7,7 @@ mod http2;
 mod lifecycle;
 mod outcomes;
 mod passing;
+mod retries;
 mod rig;
 mod routing;
 mod sight;

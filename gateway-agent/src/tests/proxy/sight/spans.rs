@@ -355,3 +355,45 @@ async fn a_share_of_requests_without_a_context_is_traced() {
     let spans = collector.spans().len();
     assert!((50..150).contains(&spans), "{spans}");
 }
+
+#[tokio::test]
+async fn every_attempt_is_a_span_that_its_backend_sees_as_its_parent() {
+    let (collector, address) = Collector::start(10).await;
+    let endpoint = Scripted::start().await;
+    let rig = Rig::in_front_of(endpoint.address, "retry: {}");
+    let mut desk = desk(&rig.sight);
+    desk.apply(None, Some(&tracing(address, 1.0)));
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    // The first one breaks off, the second one answers.
+    let mut first = endpoint.accept().await;
+    let mut heads = vec![first.head().await];
+    drop(first);
+    let mut second = endpoint.accept().await;
+    heads.push(second.head().await);
+    second.write(OK).await;
+    client.until("ok").await;
+
+    let spans = collector.collected(3).await;
+    let server = &spans[0];
+    assert_eq!((server.kind(), &server.status), (SpanKind::Server, &None));
+    for (attempt, head) in spans[1..].iter().zip(&heads) {
+        assert_eq!(attempt.kind(), SpanKind::Client);
+        assert_eq!(attempt.trace_id, server.trace_id);
+        assert_eq!(attempt.parent_span_id, server.span_id);
+        let (trace, span) = (hex(&attempt.trace_id), hex(&attempt.span_id));
+        assert_eq!(field(head, "traceparent"), format!("00-{trace}-{span}-03"));
+    }
+    let (first, second) = (&spans[1], &spans[2]);
+    assert!(first.end_time_unix_nano <= second.start_time_unix_nano);
+    check(first, &[("error.type", "reset")]);
+    check(
+        second,
+        &[
+            ("http.request.resend_count", "1"),
+            ("http.response.status_code", "200"),
+        ],
+    );
+    let again = attributes(&first.attributes);
+    assert!(!again.contains_key("http.request.resend_count"));
+}
