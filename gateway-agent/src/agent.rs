@@ -153,6 +153,7 @@ impl Agent {
         let gates = control.gates();
         let edge = Edge {
             host: settings.host.host().clone(),
+            agent: Some(agent.id.clone()),
             places: control.places.clone(),
             sight: control.sight.clone(),
         };
@@ -312,7 +313,12 @@ impl Beside {
         let host = self.host.host().clone();
         tasks.spawn_local(desk::run(self.desk, host, finishing.clone()));
         let reload = self.reload;
-        tasks.spawn_local(host::watch(self.host, reload.host, finishing.clone()));
+        tasks.spawn_local(host::watch(
+            control.clone(),
+            self.host,
+            reload.host,
+            finishing.clone(),
+        ));
         match self.link {
             Way::Stream(addresses) => {
                 let dialer = Dialer::new(control.clone(), addresses, self.address);

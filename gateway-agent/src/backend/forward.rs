@@ -420,7 +420,7 @@ fn deliver(
         let relay = Relay::new(body, exchange, watchdog, grpc, parts.status);
         Body::Relay(Box::new(relay))
     };
-    headers::prepare_response(&mut parts.headers);
+    headers::strip_hop_by_hop(&mut parts.headers);
     Attempt {
         answer: Ok(Response::from_parts(parts, body)),
         waited,

@@ -22,7 +22,7 @@ use crate::{
     },
     backend::{pool::Pool, retry::Budget},
     probe::Unhealthy,
-    request::router::Router,
+    request::{headers::Via, router::Router},
     serve::server::Edge,
     sight::setup::CoreSight,
 };
@@ -32,6 +32,7 @@ use crate::{
 pub(crate) struct Core {
     pub(crate) gate: CoreGate,
     pub(crate) edge: Edge,
+    pub(crate) via: Via,
     pub(crate) sight: CoreSight,
     cores: usize,
     table: RefCell<Rc<Table>>,
@@ -94,6 +95,7 @@ impl Core {
         let table = Table::new(gate.snapshot(), cores, None);
         let sight = edge.sight.core(gate.core());
         Rc::new(Self {
+            via: Via::new(edge.agent.as_ref()),
             edge,
             sight,
             cores,

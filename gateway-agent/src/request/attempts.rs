@@ -19,8 +19,14 @@ use crate::{
     },
     limits::{BODY_IDLE, STREAM_IDLE},
     request::{
-        answer::Fault, body::Body, drill, headers, proxy::Client, rejection::Rejection,
-        retries::Trip, router::Destination,
+        answer::Fault,
+        body::Body,
+        drill,
+        headers::{self, Via},
+        proxy::Client,
+        rejection::Rejection,
+        retries::Trip,
+        router::Destination,
     },
     sight::telling::Telling,
 };
@@ -79,7 +85,8 @@ pub(crate) async fn run(
         false => Upload::new(body, destination.max_request_bytes, idle),
     };
     telling.uploads(body.progress());
-    let request = outgoing(parts, &path, host, client, grpc, body)?;
+    let hop = (client, &core.via);
+    let request = outgoing(parts, &path, host, hop, grpc, body)?;
     let decision = permit.version();
     let at = (upstream, pool);
     let mut attempt = send(permit, at, &upstream.timeouts, request, call, telling).await;
@@ -148,11 +155,12 @@ fn outgoing(
     mut parts: Parts,
     path: &str,
     host: HeaderValue,
-    client: &Client,
+    (client, via): (&Client, &Via),
     grpc: bool,
     body: Upload,
 ) -> Result<Request<Upload>, Fault> {
-    headers::prepare_request(&mut parts.headers, &client.address, &host);
+    headers::prepare_request(&mut parts.headers, client, &host);
+    via.add_to(&mut parts.headers, parts.version);
     parts.extensions.clear();
     parts.uri = upstream_uri(&parts.uri, path, grpc.then_some(&host)).ok_or(Fault::Internal)?;
     if grpc {

@@ -3,15 +3,18 @@
 
 mod answers;
 mod connections;
+mod edge;
 mod http2;
 mod lifecycle;
 mod outcomes;
 mod passing;
+mod renewal;
 mod retries;
 mod rig;
 mod routing;
 mod sight;
 mod steering;
+mod tls;
 
 /// A request without a body.
 const GET: &str = "GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";
