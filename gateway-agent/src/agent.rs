@@ -39,6 +39,10 @@ use crate::{
         listener::Listeners,
         server::{Edge, Server},
     },
+    sight::{
+        desk::{self, Desk},
+        setup::Sight,
+    },
 };
 
 /// What an agent is told at its start.
@@ -108,6 +112,7 @@ pub struct Agent {
     pub admin: SocketAddr,
     stop: watch::Sender<bool>,
     reload: Reload,
+    sight: Sight,
     ended: oneshot::Receiver<()>,
 }
 
@@ -142,19 +147,25 @@ impl Agent {
             admin: sockets.admin.local_addr()?,
             stop,
             reload: reload.clone(),
+            sight: control.sight.clone(),
             ended,
         };
         let gates = control.gates();
         let edge = Edge {
             host: settings.host.host().clone(),
             agent: Some(agent.id.clone()),
+            places: control.places.clone(),
+            sight: control.sight.clone(),
         };
+        let mut desk = Desk::new(&control.sight, agent.id.as_str());
+        desk.follow(&settings.host.host().load().config);
         let server = Server::start(sockets.listen, gates, &edge, &stopping)?;
         let beside = Beside {
             control: Shared::new(control),
             link,
             state_dir,
             host: settings.host,
+            desk,
             admin: sockets.admin,
             address: agent.listen,
             reload,
@@ -178,10 +189,11 @@ impl Agent {
     }
 
     /// Reads the host file and its certificates again (SIGHUP), and without a
-    /// control plane the fleet file.
+    /// control plane the fleet file; opens the access log anew.
     pub fn reload(&self) {
         self.reload.fleet.notify_one();
         self.reload.host.notify_one();
+        self.sight.reopen();
     }
 
     /// Drains, says goodbye, and returns when all is done.
@@ -276,6 +288,7 @@ struct Beside {
     admin: TcpListener,
     address: SocketAddr,
     host: HostFile,
+    desk: Desk,
     reload: Reload,
     stopping: watch::Receiver<bool>,
 }
@@ -297,6 +310,8 @@ impl Beside {
         if let Some(dir) = self.state_dir {
             tasks.spawn_local(memory::keep(control.clone(), dir, finishing.clone()));
         }
+        let host = self.host.host().clone();
+        tasks.spawn_local(desk::run(self.desk, host, finishing.clone()));
         let reload = self.reload;
         tasks.spawn_local(host::watch(
             control.clone(),

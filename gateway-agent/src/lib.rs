@@ -12,6 +12,7 @@
 //! | `fleet` | decisions, reports, leases, the local breaker, the stream |
 //! | `probe` | active health checks |
 //! | `config` | where configuration comes from and is kept |
+//! | `sight` | single requests: traces, spans, the access log |
 //! | `admin` | `/metrics`, `/healthz`, `/readyz`, `/state` |
 
 pub mod admin;
@@ -29,6 +30,7 @@ pub mod limits;
 pub mod probe;
 mod request;
 pub mod serve;
+mod sight;
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::{fmt::Write, time::Instant};
 use breaker_core::{Timestamp, breaker::StateName, histogram};
 
 use crate::{
-    admin::{service_metrics, state::state_name},
+    admin::{service_metrics, sight_metrics, state::state_name},
     admit::recorder::{OUTCOMES, REFUSALS, RETRIES, Tally},
     fleet::{control::Control, watched::Watched},
 };
@@ -29,6 +29,7 @@ pub fn page(control: &Control) -> String {
     decisions(control, &mut page);
     probes(control, &mut page);
     latencies(control, &mut page);
+    sight_metrics::add(control, &mut page);
     page.text
 }
 
@@ -48,7 +49,13 @@ impl Page {
         let _ = writeln!(self.text, "{line}");
     }
 
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+    pub(super) fn one(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        value: impl std::fmt::Display,
+    ) {
         self.family(name, kind, help);
         self.line(format_args!("{name} {value}"));
     }

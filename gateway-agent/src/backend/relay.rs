@@ -27,6 +27,16 @@ pub(crate) enum Broken {
     Stalled,
 }
 
+impl Broken {
+    /// As an answer of ours would say it.
+    pub(crate) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Reset(_) => "reset",
+            Self::Stalled => "stalled",
+        }
+    }
+}
+
 /// A response's body with what it holds.
 #[derive(Debug)]
 pub(crate) struct Relay {

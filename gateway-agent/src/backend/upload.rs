@@ -40,6 +40,7 @@ pub(crate) struct Progress {
     /// Since when the backend owes us something; `None` while the client does.
     owed_since: Cell<Option<Instant>>,
     fault: Cell<Option<UploadFault>>,
+    bytes: Cell<u64>,
 }
 
 impl Progress {
@@ -48,6 +49,7 @@ impl Progress {
             ended: Cell::new(ended),
             owed_since: Cell::new(Some(Instant::now())),
             fault: Cell::new(None),
+            bytes: Cell::new(0),
         }
     }
 
@@ -72,11 +74,17 @@ impl Progress {
         self.fault.get()
     }
 
+    /// How many bytes the client has sent.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
     /// Another attempt begins.
     fn restart(&self, ended: bool) {
         self.ended.set(ended);
         self.owed_since.set(Some(Instant::now()));
         self.fault.set(None);
+        self.bytes.set(0);
     }
 
     pub(crate) fn wait_for_client(&self) {
@@ -251,6 +259,7 @@ impl http_body::Body for Upload {
                     return self.fail(UploadFault::TooLarge);
                 };
                 self.allowance = left;
+                self.progress.bytes.update(|sum| sum + length);
                 if self.body.is_end() {
                     self.end();
                 }

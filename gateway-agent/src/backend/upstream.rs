@@ -26,6 +26,7 @@ use crate::{
     },
     request::{headers::Via, router::Router},
     serve::server::Edge,
+    sight::setup::CoreSight,
 };
 
 /// One core's data plane.
@@ -34,6 +35,7 @@ pub(crate) struct Core {
     pub(crate) gate: CoreGate,
     pub(crate) edge: Edge,
     pub(crate) via: Via,
+    pub(crate) sight: CoreSight,
     share: Share,
     table: RefCell<Rc<Table>>,
     started: Instant,
@@ -90,9 +92,11 @@ impl Core {
             cores,
         };
         let table = Table::new(gate.snapshot(), share, None);
+        let sight = edge.sight.core(gate.core());
         Rc::new(Self {
             via: Via::new(edge.agent.as_ref()),
             edge,
+            sight,
             share,
             table: RefCell::new(Rc::new(table)),
             started: Instant::now(),
@@ -120,6 +124,7 @@ impl Core {
 
     /// Closes connections that have idled for too long.
     pub(crate) fn sweep(&self) {
+        self.sight.refresh();
         for upstream in self.table().upstreams.values() {
             upstream.endpoints.sweep();
         }

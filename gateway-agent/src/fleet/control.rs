@@ -34,6 +34,8 @@ use crate::{
         watched::{Context, Watched},
     },
     probe::findings::Findings,
+    serve::listener::Places,
+    sight::setup::Sight,
 };
 
 /// Decisions not heard of for this long are stale, unless Welcome says otherwise.
@@ -63,6 +65,10 @@ pub struct Control {
     pub(crate) link: Option<Link>,
     pub(crate) status: LinkStatus,
     pub(crate) probing: Findings,
+    /// Clients' connections.
+    pub(crate) places: Places,
+    /// What is told about single requests.
+    pub(crate) sight: Sight,
     pace: Pace,
     results: VecDeque<v1::TrialResult>,
     pub(crate) source: ConfigSource,
@@ -94,6 +100,8 @@ impl Control {
             table: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
             wake: Arc::new(Notify::new()),
             cores,
+            places: Places::default(),
+            sight: Sight::new(cores),
             hour: Arc::new(AtomicU64::new(unix_hour())),
             decisions: Decisions::default(),
             backends: BTreeMap::new(),

@@ -14,8 +14,8 @@ use crate::{
     request::{body::Body, intake::Unfit},
 };
 
-const OURS: HeaderName = HeaderName::from_static("x-rampmeter");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(crate) const OURS: HeaderName = HeaderName::from_static("x-rampmeter");
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -103,6 +103,11 @@ mod code {
 }
 
 impl Fault {
+    /// As `x-rampmeter` says it.
+    pub(crate) const fn reason(self) -> &'static str {
+        self.face().reason
+    }
+
     const fn face(self) -> Face {
         use StatusCode as S;
         use code::*;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use breaker_core::Version;
 use fleet_config::{Scheme, Timeouts};
-use futures_util::future::Either;
+use futures_util::{FutureExt, future::Either};
 use http::{HeaderValue, Request, Response, Uri, header, request::Parts};
 use hyper::body::Incoming;
 
@@ -19,9 +19,17 @@ use crate::{
     },
     limits::{BODY_IDLE, STREAM_IDLE},
     request::{
-        answer::Fault, body::Body, deadline::Deadline, drill, headers::{self, Via}, proxy::Client,
-        rejection::Rejection, retries::Trip, router::Destination,
+        answer::Fault,
+        body::Body,
+        deadline::Deadline,
+        drill,
+        headers::{self, Via},
+        proxy::Client,
+        rejection::Rejection,
+        retries::Trip,
+        router::Destination,
     },
+    sight::telling::Telling,
 };
 
 /// A request that is known to be for a service.
@@ -43,6 +51,7 @@ pub(crate) async fn run(
     destination: &Destination,
     client: &Client,
     asked: Asked,
+    telling: &mut Telling,
 ) -> Result<Response<Body>, Rejection> {
     let Asked {
         parts,
@@ -89,6 +98,7 @@ pub(crate) async fn run(
         true => Upload::kept(body, destination.max_request_bytes, idle),
         false => Upload::new(body, destination.max_request_bytes, idle),
     };
+    telling.uploads(body.progress());
     let http2 = (grpc || upstream.http2).then(|| pool.endpoint().scheme);
     let mut request = outgoing(parts, &path, host, (client, &core.via), http2, body)?;
     let decision = permit.version();
@@ -97,7 +107,8 @@ pub(crate) async fn run(
         Box::new(deadline.bound(upstream.timeouts))
     });
     let timeouts = bounded.as_deref().unwrap_or(&upstream.timeouts);
-    let mut attempt = send(permit, &pool, timeouts, request, call).await;
+    let at = (upstream, &pool);
+    let mut attempt = send(permit, at, timeouts, request, call, telling).await;
     // Retry: the rare case, so its future is boxed.
     if let Some(again) = attempt.again.take() {
         let trip = Trip {
@@ -108,7 +119,7 @@ pub(crate) async fn run(
             grpc,
             deadline: deadline.as_deref().copied(),
         };
-        return Box::pin(trip.again(attempt, again, upstream, pool, decision)).await;
+        return Box::pin(trip.again(attempt, again, (upstream, pool), decision, telling)).await;
     }
     conclude(attempt.answer, upstream, decision)
 }
@@ -117,18 +128,27 @@ pub(crate) async fn run(
 /// request's would have to be as large.
 pub(crate) fn send<'a>(
     permit: Permit,
-    pool: &'a Rc<Pool>,
+    (upstream, pool): (&'a Upstream, &'a Rc<Pool>),
     timeouts: &'a Timeouts,
-    request: Request<Upload>,
+    mut request: Request<Upload>,
     call: Call<'a>,
+    telling: &'a mut Telling,
 ) -> impl Future<Output = Attempt> + use<'a> {
-    match permit.fault() {
+    let http2 = request.version() == http::Version::HTTP_2;
+    let headers = request.headers_mut();
+    let at = (&upstream.name, pool.endpoint());
+    telling.attempt(at, permit.version(), http2, headers);
+    let sent = match permit.fault() {
         None => Either::Left(forward(permit, pool, timeouts, request, call)),
         Some(fault) => {
             let rehearsal = drill::rehearse(permit, fault, pool, timeouts, request, call);
             Either::Right(Box::pin(rehearsal))
         }
-    }
+    };
+    sent.map(|attempt| {
+        telling.attempted(&attempt.answer);
+        attempt
+    })
 }
 
 /// The last attempt's answer is the request's.

@@ -13,13 +13,14 @@ use crate::{
         upstream::{Core, Table},
     },
     request::{
-        answer::{self, Fault},
+        answer::Fault,
         attempts::{self, Asked},
         body::Body,
         intake::{self, Target},
         rejection::Rejection,
         router::Destination,
     },
+    sight::telling::Telling,
 };
 
 /// Who sent a request.
@@ -34,35 +35,35 @@ pub(crate) struct Client {
 }
 
 /// Answers a request. A bug that panics costs this request only.
-pub(crate) fn serve(
+pub(crate) async fn serve(
     core: Rc<Core>,
     client: Rc<Client>,
     request: Request<Incoming>,
-) -> impl Future<Output = Response<Body>> {
+) -> Response<Body> {
     let version = request.version();
     let grpc = classify::is_grpc(request.headers());
-    let answer = guarded(grpc, handle(core, client, request, grpc));
-    answer.map(move |mut response| {
-        if version == Version::HTTP_2 {
-            // It has no such field; hyper ends the stream.
-            response.headers_mut().remove(header::CONNECTION);
-        }
-        response
-    })
+    let mut telling = Telling::begin(core.sight.view(), &client, &request);
+    let handled = handle(&core, &client, request, grpc, &mut telling);
+    let mut response = match guarded(handled).await {
+        Ok(response) => telling.respond(false, response),
+        Err(rejection) => telling.respond(true, rejection.answer(grpc)),
+    };
+    if version == Version::HTTP_2 {
+        // It has no such field; hyper ends the stream.
+        response.headers_mut().remove(header::CONNECTION);
+    }
+    response
 }
 
-fn guarded(
-    grpc: bool,
-    work: impl Future<Output = Result<Response<Body>, Rejection>>,
-) -> impl Future<Output = Response<Body>> {
+fn guarded<T>(
+    work: impl Future<Output = Result<T, Rejection>>,
+) -> impl Future<Output = Result<T, Rejection>> {
     let ended = AssertUnwindSafe(work).catch_unwind();
-    ended.map(move |ended| match ended {
-        Ok(Ok(response)) => response,
-        Ok(Err(rejection)) => rejection.answer(grpc),
-        Err(_) => {
+    ended.map(|ended| {
+        ended.unwrap_or_else(|_| {
             tracing::error!("a request panicked");
-            answer::fault(Fault::Internal, None, grpc)
-        }
+            Err(Rejection::Fault(Fault::Internal))
+        })
     })
 }
 
@@ -70,10 +71,11 @@ fn guarded(
 /// recording the exchange's, because they must also happen when the client is
 /// gone and nobody waits for this any more.
 async fn handle(
-    core: Rc<Core>,
-    client: Rc<Client>,
+    core: &Core,
+    client: &Client,
     request: Request<Incoming>,
     grpc: bool,
+    telling: &mut Telling,
 ) -> Result<Response<Body>, Rejection> {
     let table = core.table();
     let (parts, body) = request.into_parts();
@@ -84,6 +86,7 @@ async fn handle(
     }
     // Route.
     let destination = route(&table, &parts, &target).ok_or(Fault::NoRoute)?;
+    telling.service(&destination.service.name);
     check_declared_length(destination, &body)?;
     let asked = Asked {
         authority: target.authority.to_owned(),
@@ -93,7 +96,7 @@ async fn handle(
         grpc,
     };
     // Admit, pick, forward, retry.
-    let mut response = attempts::run(&core, &table, destination, &client, asked).await?;
+    let mut response = attempts::run(core, &table, destination, client, asked, telling).await?;
     let version = response.version();
     core.via.add_to(response.headers_mut(), version);
     Ok(response)
@@ -128,10 +131,11 @@ mod tests {
                 .map(|_| Response::new(Body::Empty))
                 .expect("a number"))
         }
-        let response = guarded(false, bug()).await;
+        let rejection = guarded(bug()).await.expect_err("it panicked");
+        let response = rejection.answer(false);
         assert_eq!(response.status(), http::StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.headers()["x-rampmeter"], "reason=internal");
-        let response = guarded(true, bug()).await;
+        let response = rejection.answer(true);
         assert_eq!(response.headers()["grpc-status"], "13");
     }
 }

@@ -26,6 +26,7 @@ use crate::{
         deadline::Deadline,
         rejection::Rejection,
     },
+    sight::telling::Telling,
 };
 
 /// What all attempts of a request have in common.
@@ -47,9 +48,9 @@ impl<'a> Trip<'a> {
         self,
         mut last: Attempt,
         mut again: Box<Again>,
-        mut upstream: &'a Upstream,
-        pool: Rc<Pool>,
+        (mut upstream, pool): (&'a Upstream, Rc<Pool>),
         mut decision: Version,
+        telling: &mut Telling,
     ) -> Result<Response<Body>, Rejection> {
         let mut tried = vec![pool];
         let mut spent = last.waited;
@@ -74,7 +75,8 @@ impl<'a> Trip<'a> {
                 timeouts = deadline.bound(timeouts);
                 deadline.pass_on(request.headers_mut());
             }
-            last = send(permit, &pool, &timeouts, request, self.call(upstream, nth)).await;
+            let (at, call) = ((upstream, &pool), self.call(upstream, nth));
+            last = send(permit, at, &timeouts, request, call, telling).await;
             spent += wait + last.waited;
             again = match last.again.take() {
                 Some(again) => again,

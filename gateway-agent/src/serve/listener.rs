@@ -118,6 +118,11 @@ pub(crate) struct Places(Arc<AtomicUsize>);
 pub(crate) struct Place(Arc<AtomicUsize>);
 
 impl Places {
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.0.load(Relaxed).min(MAX_CONNECTIONS)
+    }
+
     pub(crate) fn take(&self) -> Option<Place> {
         let place = Place(self.0.clone());
         let taken = self.0.fetch_add(1, Relaxed);

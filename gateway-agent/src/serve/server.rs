@@ -22,6 +22,7 @@ use crate::{
         listener::{self, Listeners, Place, Places},
         opening::Arrived,
     },
+    sight::setup::Sight,
 };
 
 /// How often it is logged that there are too many connections.
@@ -34,6 +35,10 @@ pub struct Edge {
     pub host: SharedHost,
     /// Who this is, for `Via`.
     pub agent: Option<AgentId>,
+    /// Where their connections are counted.
+    pub(crate) places: Places,
+    /// What is told about requests.
+    pub(crate) sight: Sight,
 }
 
 /// The running cores.
@@ -54,7 +59,7 @@ impl Server {
         drain: &watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let addresses = listeners.addresses();
-        let places = Places::default();
+        let places = edge.places.clone();
         let count = gates.len();
         let mut cores = Vec::with_capacity(count);
         for (gate, sockets) in gates.into_iter().zip(listeners.by_core()) {

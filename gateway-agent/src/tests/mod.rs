@@ -1,9 +1,10 @@
 //! Tests of several parts at once, through their doors.
 
-mod agent;
+pub(crate) mod agent;
 mod apply;
 pub(crate) mod control;
 pub(crate) mod pki;
 mod probing;
 mod proxy;
 mod stream;
+mod telling;

@@ -27,7 +27,7 @@ pub(super) fn full(text: &'static str) -> Sent {
 }
 
 /// A body with trailers.
-fn with_trailers(text: &'static str, trailers: &[(&'static str, &'static str)]) -> Sent {
+pub(super) fn with_trailers(text: &'static str, trailers: &[(&'static str, &'static str)]) -> Sent {
     let trailers: HeaderMap = trailers
         .iter()
         .map(|(name, value)| {

@@ -27,6 +27,7 @@ use crate::{
         listener::Listeners,
         server::{Edge, Server},
     },
+    sight::setup::Sight,
 };
 
 /// How long anything may take before a test gives up.
@@ -50,6 +51,7 @@ pub(super) struct Rig {
     wake: Arc<Notify>,
     drain: watch::Sender<bool>,
     server: Server,
+    pub(super) sight: Sight,
 }
 
 impl Rig {
@@ -68,16 +70,22 @@ impl Rig {
     pub(super) fn on(listeners: &[SocketAddr], edge: &Edge) -> Self {
         let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
         let wake = Arc::new(Notify::new());
+        let sight = Sight::new(1);
         let gate = CoreGate::new(0, table.clone(), Clock::new(), Arc::default());
         let listeners = Listeners::bind_all(listeners, 1).expect("free ports");
         let (drain, draining) = watch::channel(false);
-        let server = Server::start(listeners, vec![gate], edge, &draining).expect("a thread");
+        let edge = Edge {
+            sight: sight.clone(),
+            ..edge.clone()
+        };
+        let server = Server::start(listeners, vec![gate], &edge, &draining).expect("a thread");
         Self {
             address: server.addresses()[0],
             table,
             wake,
             drain,
             server,
+            sight,
         }
     }
 
