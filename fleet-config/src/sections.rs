@@ -258,7 +258,6 @@ fn priority(fields: &mut Fields<'_>, out: &mut PriorityRule) {
 }
 
 fn fallback(fields: &mut Fields<'_>, out: &mut Fallback) {
-    idle(fields, "fallback");
     fields.read("serve_fresh", &mut out.serve_fresh, boolean);
     let week = secs(7 * 24 * 3600);
     fields.read(

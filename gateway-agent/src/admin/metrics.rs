@@ -48,7 +48,13 @@ impl Page {
         let _ = writeln!(self.text, "{line}");
     }
 
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+    pub(super) fn one(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        value: impl std::fmt::Display,
+    ) {
         self.family(name, kind, help);
         self.line(format_args!("{name} {value}"));
     }

@@ -32,6 +32,7 @@ use crate::{
         upload::{Progress, Upload, UploadFault},
         watchdog::Watchdog,
     },
+    cache::run::UntilClose,
     limits::{BODY_IDLE, STREAM_IDLE},
     request::{answer::Fault, body::Body, headers},
 };
@@ -271,11 +272,21 @@ fn deliver(
             true => Watchdog::new(STREAM_IDLE, None),
             false => Watchdog::new(BODY_IDLE, Some(left)),
         };
+        if is_until_close(&parts) {
+            parts.extensions.insert(UntilClose);
+        }
         let relay = Relay::new(body, exchange, watchdog, grpc, parts.status);
         Body::Relay(Box::new(relay))
     };
     headers::prepare_response(&mut parts.headers);
     Response::from_parts(parts, body)
+}
+
+/// Its body has no end but its connection's: it may be cut and nobody could tell.
+fn is_until_close(parts: &http::response::Parts) -> bool {
+    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let framed = framed.iter().any(|name| parts.headers.contains_key(name));
+    parts.version <= http::Version::HTTP_11 && !framed
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

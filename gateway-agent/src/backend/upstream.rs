@@ -20,6 +20,7 @@ use crate::{
         snapshot::Snapshot,
     },
     backend::pool::Pool,
+    cache::flight::Flights,
     probe::Unhealthy,
     request::router::Router,
 };
@@ -32,6 +33,8 @@ pub(crate) struct Core {
     table: RefCell<Rc<Table>>,
     /// xorshift state: picks endpoints.
     dice: Cell<u64>,
+    /// Misses of kept answers that wait for one another.
+    pub(crate) flights: Rc<Flights>,
 }
 
 /// One configuration with this core's connections.
@@ -67,6 +70,7 @@ impl Core {
             cores,
             table: RefCell::new(Rc::new(table)),
             dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),
+            flights: Rc::default(),
             gate,
         })
     }

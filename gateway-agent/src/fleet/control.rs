@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::{
     admit::{gate::CoreGate, snapshot::Snapshot},
+    cache::store::Store,
     clock::{Clock, unix_ms},
     config::configuration::{ConfigSource, FleetText},
     fleet::{
@@ -117,6 +118,11 @@ impl Control {
             CoreGate::new(core, self.table.clone(), self.clock, hour)
         };
         (0..self.cores).map(gate).collect()
+    }
+
+    /// The kept answers of all services.
+    pub(crate) fn store(&self) -> Arc<Store> {
+        self.table.load().cache.clone()
     }
 
     /// A configuration is in force.

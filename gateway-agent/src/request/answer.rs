@@ -14,7 +14,8 @@ use crate::{
     request::{body::Body, intake::Unfit},
 };
 
-const OURS: HeaderName = HeaderName::from_static("x-rampmeter");
+/// Says that an answer is ours, and why.
+pub(crate) const OURS: HeaderName = HeaderName::from_static("x-rampmeter");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
@@ -60,6 +61,8 @@ pub(crate) enum Fault {
     Timeout,
     /// A drill made it fail like this.
     Drill(FailureKind),
+    /// Nothing is kept that the client would take, and it wants nobody asked.
+    OnlyIfCached,
     /// A bug of ours.
     Internal,
 }
@@ -201,6 +204,12 @@ impl Fault {
                     "a drill rehearses a failure of the backend",
                 )
             }
+            Self::OnlyIfCached => face(
+                S::GATEWAY_TIMEOUT,
+                UNAVAILABLE,
+                "only_if_cached",
+                "nothing fresh is kept, and the request wants no backend asked",
+            ),
             Self::Internal => face(
                 S::INTERNAL_SERVER_ERROR,
                 INTERNAL,
@@ -394,7 +403,7 @@ fn ours(reason: &str, whose: Option<Whose<'_>>, version: Option<Version>) -> Hea
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 16] = [
+    const ALL: [Fault; 17] = [
         Fault::Unfit(Unfit::Ambiguous("why")),
         Fault::Unfit(Unfit::TargetTooLong),
         Fault::Unfit(Unfit::FieldsTooLarge),
@@ -410,6 +419,7 @@ mod tests {
         Fault::Upgraded,
         Fault::Timeout,
         Fault::Drill(FailureKind::Http5xx),
+        Fault::OnlyIfCached,
         Fault::Internal,
     ];
 

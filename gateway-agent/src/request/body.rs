@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use crate::backend::relay::{Broken, Relay};
+use crate::{
+    backend::relay::{Broken, Relay},
+    cache::fill::Tee,
+};
 
 /// A response's body.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(crate) enum Body {
     Full(Bytes),
     /// A backend's.
     Relay(Box<Relay>),
+    /// A backend's, copied as it comes.
+    Tee(Box<Tee>),
 }
 
 impl http_body::Body for Body {
@@ -30,12 +35,14 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if let Self::Relay(relay) = &mut *self {
-            return relay.poll_frame(cx);
+        match &mut *self {
+            Self::Relay(relay) => return relay.poll_frame(cx),
+            Self::Tee(tee) => return tee.poll_frame(cx),
+            Self::Empty | Self::Full(_) => {}
         }
         match std::mem::replace(&mut *self, Self::Empty) {
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            Self::Empty | Self::Relay(_) => Poll::Ready(None),
+            Self::Empty | Self::Relay(_) | Self::Tee(_) => Poll::Ready(None),
         }
     }
 
@@ -44,6 +51,7 @@ impl http_body::Body for Body {
             Self::Empty => true,
             Self::Full(_) => false,
             Self::Relay(relay) => relay.is_end_stream(),
+            Self::Tee(tee) => tee.is_end_stream(),
         }
     }
 
@@ -52,6 +60,7 @@ impl http_body::Body for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relay(relay) => relay.size_hint(),
+            Self::Tee(tee) => tee.size_hint(),
         }
     }
 }
