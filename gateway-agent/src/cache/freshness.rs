@@ -255,7 +255,7 @@ mod tests {
             ),
             (
                 200,
-                &[("last-modified", "Mon, 23 Nov 2016 09:00:00 GMT")],
+                &[("last-modified", "Wed, 23 Nov 2016 09:00:00 GMT")],
                 86_400,
             ),
             (

@@ -14,7 +14,7 @@ use std::{
     hash::BuildHasher,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU16, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -32,18 +32,22 @@ const VARIANTS: usize = 8;
 /// What a key takes beside its text, which is there once.
 const SLOT: usize = 192;
 
-/// Counters of what was invalidated. Two keys share one in a thousand.
-const GENERATIONS: usize = 1 << 10;
+/// Counters of what was invalidated, 64 KiB of them. Keys that share one cost each
+/// other an answer that is not kept, if one changes while the other is asked for.
+const GENERATIONS: usize = 1 << 15;
 
-/// How far the hand goes at most for one piece of memory: it bounds what one
-/// request pays when everything is in use.
-const STEPS: usize = 256;
+/// How far a hand goes under one lock.
+const STEPS: usize = 64;
+
+/// What is forgotten at most for one piece of memory: enough small answers for one
+/// of the default's largest, and about a millisecond.
+const EVICTIONS: usize = 1 << 10;
 
 /// The kept answers of an agent.
 #[derive(Debug)]
 pub struct Store {
     shards: [Mutex<Shard>; SHARDS],
-    generations: Box<[AtomicU32]>,
+    generations: Box<[AtomicU16]>,
     hasher: RandomState,
     bytes: AtomicU64,
     entries: AtomicU64,
@@ -68,14 +72,14 @@ struct Slot {
 
 /// How often a key had been invalidated when someone asked a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Generation(u32);
+pub(crate) struct Generation(u16);
 
 impl Store {
     /// An empty one for so many bytes. 0 keeps nothing.
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
             shards: Default::default(),
-            generations: (0..GENERATIONS).map(|_| AtomicU32::new(0)).collect(),
+            generations: (0..GENERATIONS).map(|_| AtomicU16::new(0)).collect(),
             hasher: RandomState::new(),
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
@@ -164,7 +168,8 @@ impl Store {
     /// Forgets something; false if the hand found nothing to forget.
     fn evict(&self) -> bool {
         let first = self.next.fetch_add(1, Relaxed) as usize;
-        (0..SHARDS).any(|step| {
+        // Twice round: the first time may do no more than unmark what was used.
+        (0..2 * SHARDS).any(|step| {
             let mut shard = lock(&self.shards[(first + step) % SHARDS]);
             let Some(slot) = shard.turn() else {
                 return false;
@@ -181,7 +186,7 @@ impl Store {
         lock(&self.shards[self.hasher.hash_one(key) as usize % SHARDS])
     }
 
-    fn counter(&self, key: &Key) -> &AtomicU32 {
+    fn counter(&self, key: &Key) -> &AtomicU16 {
         &self.generations[(self.hasher.hash_one(key) >> 32) as usize % GENERATIONS]
     }
 }
@@ -192,10 +197,10 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 impl Shard {
-    /// Moves the hand on to what was not used since it came by, and takes it.
+    /// Moves the hand on to what was not used since it came by, and takes it;
+    /// `None` if that is nothing.
     fn turn(&mut self) -> Option<Slot> {
-        // Twice round at most: the first time unmarks all.
-        for _ in 0..(2 * self.hand.len()).min(STEPS) {
+        for _ in 0..self.hand.len().min(STEPS) {
             let key = self.hand.pop_front()?;
             let Some(slot) = self.slots.get_mut(&key) else {
                 continue;
@@ -235,7 +240,7 @@ impl Charge {
         store.bytes.fetch_add(by, Relaxed);
         let over = || store.bytes() > store.limit;
         // What is evicted may be in use, so that nothing comes of it.
-        for _ in 0..STEPS {
+        for _ in 0..EVICTIONS {
             if !over() || !store.evict() {
                 break;
             }
@@ -261,3 +266,7 @@ impl Drop for Charge {
         self.store.bytes.fetch_sub(self.bytes, Relaxed);
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

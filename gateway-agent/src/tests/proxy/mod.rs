@@ -3,6 +3,8 @@
 
 mod answers;
 mod connections;
+mod fallback;
+mod fresh;
 mod http2;
 mod lifecycle;
 mod outcomes;
