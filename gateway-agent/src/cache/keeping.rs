@@ -3,13 +3,24 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use crate::cache::{
     conditional,
     directives::{Directives, members},
     freshness::{Terms, understood_as_lasting},
 };
+
+/// Fields of requests that we write or add to, without those that every key has:
+/// scheme and host.
+const OURS: [HeaderName; 6] = [
+    header::FORWARDED,
+    header::VIA,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-real-ip"),
+];
 
 /// What is known of the request when it is asked whether to keep its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,11 +96,16 @@ fn known(status: StatusCode) -> bool {
     )
 }
 
-/// `Vary: *`, alone or in a list: no other request gets it.
+/// `Vary: *`, alone or in a list, or a name that is none: no other request gets it.
+/// Nor where it names a field that we write: what the client sent there does not
+/// tell what its backend saw, such as the client's address.
 fn varies_without_end(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::VARY).iter();
     let mut names = values.flat_map(|value| members(value.as_bytes()));
-    names.any(|name| name == b"*")
+    names.any(|name| {
+        let name = HeaderName::from_bytes(name);
+        name.is_err() || name.is_ok_and(|name| name == "*" || OURS.contains(&name))
+    })
 }
 
 #[cfg(test)]
@@ -150,6 +166,9 @@ mod tests {
             (NOBODY, 200, &[(CC, "max-age=0, must-revalidate")], false),
             (NOBODY, 200, &[(CC, "stale-if-error=0")], false),
             (NOBODY, 200, &[("vary", "a"), ("vary", ", *")], false),
+            (NOBODY, 200, &[("vary", "a b")], false),
+            (NOBODY, 200, &[("vary", "X-Forwarded-For")], false),
+            (NOBODY, 200, &[("vary", "accept, x-forwarded-proto")], true),
             (NOBODY, 200, &[("set-cookie", "id=1")], false),
             (NOBODY, 200, &[("set-cookie", "id=1"), (CC, "public")], true),
             (WITH_COOKIES, 200, &[], false),

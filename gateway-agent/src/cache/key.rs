@@ -82,7 +82,10 @@ impl Place {
 /// The request's fields that an answer depends on, as they were: the second part
 /// of its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Variant(Box<[(HeaderName, Option<Box<[u8]>>)]>);
+pub(crate) struct Variant(Box<[Selected]>);
+
+/// A field and what it said; `None`: it was not there.
+type Selected = (HeaderName, Option<Box<[u8]>>);
 
 impl Variant {
     /// What an answer with these fields depends on; a name that is none is left out.
@@ -95,22 +98,21 @@ impl Variant {
 
     /// Whether a request with these fields gets it.
     pub(crate) fn fits(&self, request: &HeaderMap) -> bool {
-        let fits = |(name, value): &(HeaderName, Option<Box<[u8]>>)| {
-            normalised(name, request).as_deref() == value.as_deref()
-        };
+        let fits =
+            |(name, value): &Selected| normalised(name, request).as_deref() == value.as_deref();
         self.0.iter().all(fits)
     }
 
     /// Its length in bytes.
     pub(crate) fn len(&self) -> usize {
-        let field = |(name, value): &(HeaderName, Option<Box<[u8]>>)| {
+        let field = |(name, value): &Selected| {
             64 + name.as_str().len() + value.as_ref().map_or(0, |value| value.len())
         };
         self.0.iter().map(field).sum()
     }
 }
 
-fn selected(name: HeaderName, request: &HeaderMap) -> (HeaderName, Option<Box<[u8]>>) {
+fn selected(name: HeaderName, request: &HeaderMap) -> Selected {
     let value = normalised(&name, request).map(Cow::into_owned);
     (name, value.map(Vec::into_boxed_slice))
 }
