@@ -14,7 +14,7 @@ use std::{
     hash::BuildHasher,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU16, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -32,9 +32,9 @@ const VARIANTS: usize = 8;
 /// What a key takes beside its text, which is there once.
 const SLOT: usize = 192;
 
-/// Counters of what was invalidated, 64 KiB of them. Keys that share one cost each
-/// other an answer that is not kept, if one changes while the other is asked for.
-const GENERATIONS: usize = 1 << 15;
+/// Counters of what was invalidated, 64 KiB of them. Keys share them, so that an
+/// answer may be lost when others of its counter changed twice while it was asked for.
+const GENERATIONS: usize = 1 << 13;
 
 /// How far a hand goes under one lock.
 const STEPS: usize = 64;
@@ -47,7 +47,9 @@ const EVICTIONS: usize = 1 << 10;
 #[derive(Debug)]
 pub struct Store {
     shards: [Mutex<Shard>; SHARDS],
-    generations: Box<[AtomicU16]>,
+    /// Each counts in its lower 16 bits, and has of the last key the upper bits of
+    /// its hash.
+    generations: Box<[AtomicU64]>,
     hasher: RandomState,
     bytes: AtomicU64,
     entries: AtomicU64,
@@ -70,16 +72,29 @@ struct Slot {
     _charge: Charge,
 }
 
-/// How often a key had been invalidated when someone asked a backend.
+/// A key's counter as it was when someone asked a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Generation(u16);
+pub(crate) struct Generation(u64);
+
+impl Generation {
+    /// After one more invalidation, of the key with this hash.
+    fn next(self, hash: u64) -> Self {
+        Self((hash & !0xffff) | (self.0.wrapping_add(1) & 0xffff))
+    }
+
+    /// Whether the key with this hash may have been invalidated until `now`.
+    fn is_over(self, now: Self, hash: u64) -> bool {
+        let only_another = now.0 & !0xffff != hash & !0xffff && now.0 & 0xffff == self.next(0).0;
+        now != self && !only_another
+    }
+}
 
 impl Store {
     /// An empty one for so many bytes. 0 keeps nothing.
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self {
             shards: Default::default(),
-            generations: (0..GENERATIONS).map(|_| AtomicU16::new(0)).collect(),
+            generations: (0..GENERATIONS).map(|_| AtomicU64::new(0)).collect(),
             hasher: RandomState::new(),
             bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
@@ -115,7 +130,7 @@ impl Store {
 
     /// To be taken before a backend is asked, for [`insert`](Self::insert).
     pub(crate) fn generation(&self, key: &Key) -> Generation {
-        Generation(self.counter(key).load(Relaxed))
+        Generation(self.counter(self.hash(key)).load(Relaxed))
     }
 
     /// Keeps an answer in place of the one for the same requests, unless its key
@@ -130,7 +145,7 @@ impl Store {
             return false;
         };
         let mut shard = self.shard(&key);
-        if self.generation(&key) != asked {
+        if asked.is_over(self.generation(&key), self.hash(&key)) {
             return false;
         }
         let Shard { slots, hand } = &mut *shard;
@@ -157,7 +172,9 @@ impl Store {
     /// Forgets a key, and whatever is on its way into it.
     pub(crate) fn invalidate(&self, key: &Key) {
         let mut shard = self.shard(key);
-        self.counter(key).fetch_add(1, Relaxed);
+        let hash = self.hash(key);
+        self.counter(hash)
+            .update(Relaxed, Relaxed, |last| Generation(last).next(hash).0);
         if let Some(slot) = shard.slots.get_mut(key) {
             // The slot stays, so that the hand has each key once.
             self.entries.fetch_sub(slot.answers.len() as u64, Relaxed);
@@ -183,11 +200,16 @@ impl Store {
     }
 
     fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
-        lock(&self.shards[self.hasher.hash_one(key) as usize % SHARDS])
+        lock(&self.shards[self.hash(key) as usize % SHARDS])
     }
 
-    fn counter(&self, key: &Key) -> &AtomicU16 {
-        &self.generations[(self.hasher.hash_one(key) >> 32) as usize % GENERATIONS]
+    /// Its lower 16 bits tell shard and counter, the others the key.
+    fn hash(&self, key: &Key) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    fn counter(&self, hash: u64) -> &AtomicU64 {
+        &self.generations[hash as usize % GENERATIONS]
     }
 }
 

@@ -138,3 +138,15 @@ fn without_memory_nothing_is_kept() {
     assert!(!kitchen.keep(&key(0), &HeaderMap::new(), 10));
     assert_eq!(kitchen.store.bytes(), 0);
 }
+
+#[test]
+fn a_change_of_one_other_key_does_not_cost_an_answer() {
+    const MINE: u64 = 0xaaaa_aaaa_0000_0007;
+    const OTHER: u64 = 0xbbbb_bbbb_0000_0007;
+    for start in [Generation(0), Generation(0xffff), Generation(OTHER)] {
+        assert!(!start.is_over(start, MINE));
+        assert!(!start.is_over(start.next(OTHER), MINE));
+        assert!(start.is_over(start.next(MINE), MINE));
+        assert!(start.is_over(start.next(MINE).next(OTHER), MINE));
+    }
+}
