@@ -20,6 +20,7 @@ pub(crate) mod freshness;
 pub(crate) mod keeping;
 pub(crate) mod kept;
 pub(crate) mod key;
+pub(crate) mod outage;
 pub(crate) mod question;
 pub(crate) mod run;
 pub mod store;

@@ -1,9 +1,8 @@
 //! The steps of a request to a service that keeps answers: look, wait for someone
 //! who asks already, ask, keep what comes, and fall back if nothing does.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -19,6 +18,7 @@ use crate::{
         freshness::{self, Use},
         kept::Kept,
         key::Place,
+        outage::{finish, is_failure, is_outage},
         question::{Get, Question},
         store::{Charge, Generation},
         stored::{Head, Stored, Times},
@@ -33,9 +33,8 @@ use crate::{
     },
 };
 
-/// Frames of a backend's failure that are read so that its connection can be used
-/// again; only those that are there already.
-const LEFTOVERS: usize = 16;
+/// How old the answer kept for an emergency is at least when another replaces it.
+const REPLACE_AFTER: Duration = Duration::from_secs(1);
 
 /// A response whose body ends when its connection does, so that nobody can tell
 /// whether it is complete. Marks it as an extension.
@@ -118,7 +117,9 @@ impl Way {
                 Use::StaleAndAsk => {
                     self.kept.counts.stale();
                     let response = answer::reply(stored, &get, Why::Asking);
-                    self.ask_beside(get, asked, stored.clone());
+                    if get.may_validate() {
+                        self.ask_beside(get, asked, stored.clone());
+                    }
                     return Ok(response);
                 }
             }
@@ -280,6 +281,9 @@ impl Way {
         generation: Generation,
         times: Times,
     ) -> Option<Fill> {
+        if self.has_one_as_good(get, response.status(), times.came) {
+            return None;
+        }
         let complete = response.extensions().get::<UntilClose>().is_none();
         let answer = (response.status(), response.headers());
         let head = (!get.head && complete)
@@ -293,6 +297,15 @@ impl Way {
             self.core.flights.pass(&get.key);
         }
         fill
+    }
+
+    /// For an emergency, an answer of the second before is as good as this one, and
+    /// saves copying every answer of a key that is asked for all the time.
+    fn has_one_as_good(&self, get: &Get, status: StatusCode, now: Instant) -> bool {
+        let fits = |stored: Arc<Stored>| {
+            stored.head.status == status && now < stored.head.came + REPLACE_AFTER
+        };
+        !self.kept.purpose().serve_fresh && self.find(get).is_some_and(fits)
     }
 
     /// Keeps an answer for longer, as its backend says that it still holds.
@@ -361,39 +374,4 @@ fn validate(found: Option<Arc<Stored>>, get: &Get, asked: &mut Asked) -> Option<
 
 fn is_stale(stored: &Stored) -> bool {
     stored.head.age(Instant::now()) >= stored.head.terms.lifetime
-}
-
-/// Statuses for which RFC 5861 §4 allows a stale answer.
-fn is_failure(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504)
-}
-
-/// No backend took the request, or the last one failed it. A quota is for its
-/// caller to keep, and a body that stalls is the client's.
-fn is_outage(rejection: &Rejection) -> bool {
-    match rejection {
-        Rejection::Refused(_) | Rejection::Shed(_) => true,
-        Rejection::OverQuota(_) => false,
-        Rejection::Fault(fault) | Rejection::FaultAt(fault, ..) => matches!(
-            fault,
-            Fault::NoRegion
-                | Fault::Limit
-                | Fault::Connect
-                | Fault::ConnectTimeout
-                | Fault::Reset
-                | Fault::Upgraded
-                | Fault::Timeout
-                | Fault::Drill(_)
-        ),
-    }
-}
-
-/// Reads what has come already of a failure's body, so that its connection can be
-/// used again; an outage is the wrong time to connect anew for each request.
-fn finish(mut body: Body) {
-    for _ in 0..LEFTOVERS {
-        if !matches!(body.frame().now_or_never(), Some(Some(Ok(_)))) {
-            break;
-        }
-    }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Head {
     pub(crate) terms: Terms,
     /// How old it was when it came.
     initial_age: Duration,
-    came: Instant,
+    pub(crate) came: Instant,
 }
 
 /// When a response was asked for and came.
