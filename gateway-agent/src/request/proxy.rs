@@ -31,19 +31,21 @@ pub(crate) struct Client {
 }
 
 /// Answers a request. A bug that panics costs this request only.
-pub(crate) async fn serve(
+pub(crate) fn serve(
     core: Rc<Core>,
     client: Rc<Client>,
     request: Request<Incoming>,
-) -> Response<Body> {
+) -> impl Future<Output = Response<Body>> {
     let version = request.version();
     let grpc = classify::is_grpc(request.headers());
-    let mut response = guarded(grpc, handle(&core, &client, request, grpc)).await;
-    if version == Version::HTTP_2 {
-        // It has no such field; hyper ends the stream.
-        response.headers_mut().remove(header::CONNECTION);
-    }
-    response
+    let answer = guarded(grpc, handle(core, client, request, grpc));
+    answer.map(move |mut response| {
+        if version == Version::HTTP_2 {
+            // It has no such field; hyper ends the stream.
+            response.headers_mut().remove(header::CONNECTION);
+        }
+        response
+    })
 }
 
 fn guarded(
@@ -65,8 +67,8 @@ fn guarded(
 /// recording the exchange's, because they must also happen when the client is
 /// gone and nobody waits for this any more.
 async fn handle(
-    core: &Rc<Core>,
-    client: &Rc<Client>,
+    core: Rc<Core>,
+    client: Rc<Client>,
     request: Request<Incoming>,
     grpc: bool,
 ) -> Result<Response<Body>, Rejection> {
@@ -97,7 +99,7 @@ async fn handle(
         return Box::pin(cache::run::run(way, asked)).await;
     }
     // Admit, pick, forward, retry.
-    attempts::run(core, &table, destination, client, asked).await
+    attempts::run(&core, &table, destination, &client, asked).await
 }
 
 fn route<'t>(table: &'t Table, parts: &Parts, target: &Target<'_>) -> Option<&'t Rc<Destination>> {

@@ -6,6 +6,7 @@
 //! writing, and is looked at rarely, so that requests pay nothing for it.
 
 use std::{
+    convert::Infallible,
     io,
     pin::{Pin, pin},
     rc::Rc,
@@ -13,6 +14,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http_body::{Frame, SizeHint};
 use hyper::{
     server::conn::{http1, http2},
@@ -77,13 +79,14 @@ pub(crate) async fn serve(
     let service = service_fn(move |request| {
         let request_runs = Running::new(&in_request);
         let answer = proxy::serve(core.clone(), client.clone(), request);
-        async move {
-            let response = answer.await;
-            Ok::<_, std::convert::Infallible>(response.map(|body| Tracked {
+        // An `async` block would hold the request's future twice.
+        answer.map(move |response| {
+            let track = |body| Tracked {
                 body,
                 runs: request_runs,
-            }))
-        }
+            };
+            Ok::<_, Infallible>(response.map(track))
+        })
     });
     match http2 {
         true => {

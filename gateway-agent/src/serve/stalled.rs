@@ -2,9 +2,14 @@
 //! the connection's pulse does not show it: a stream whose body has something
 //! that cannot be sent for [`BODY_IDLE`] is reset, alone.
 
-use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+};
 
 use hyper::rt::Executor;
+use pin_project_lite::pin_project;
 
 use crate::{backend::watchdog::Watchdog, limits::BODY_IDLE, serve::pulse::Pulse};
 
@@ -17,25 +22,41 @@ where
     F: Future<Output = ()> + 'static,
 {
     fn execute(&self, stream: F) {
-        let pulse = self.0.clone();
-        tokio::task::spawn_local(async move {
-            let mut stream = pin!(stream);
-            let mut watchdog = Watchdog::new(BODY_IDLE, None);
-            let mut clients_turn = false;
-            // While polled, a stream polls its own body and no other's.
-            poll_fn(|cx| {
-                let ended = stream.as_mut().poll(cx);
-                if let Some(turn) = pulse.take_turn() {
-                    watchdog.fed();
-                    clients_turn = turn;
-                }
-                match ended {
-                    Poll::Ready(()) => Poll::Ready(()),
-                    Poll::Pending if clients_turn => watchdog.poll_bite(cx),
-                    Poll::Pending => Poll::Pending,
-                }
-            })
-            .await;
+        tokio::task::spawn_local(Watched {
+            stream,
+            pulse: self.0.clone(),
+            watchdog: Watchdog::new(BODY_IDLE, None),
+            clients_turn: false,
         });
+    }
+}
+
+pin_project! {
+    /// One stream. Its future is large, and an `async` block would move it.
+    struct Watched<F> {
+        #[pin]
+        stream: F,
+        pulse: Rc<Pulse>,
+        watchdog: Watchdog,
+        clients_turn: bool,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Watched<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        // While polled, a stream polls its own body and no other's.
+        let ended = this.stream.poll(cx);
+        if let Some(turn) = this.pulse.take_turn() {
+            this.watchdog.fed();
+            *this.clients_turn = turn;
+        }
+        match ended {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending if *this.clients_turn => this.watchdog.poll_bite(cx),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
