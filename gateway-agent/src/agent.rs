@@ -135,6 +135,7 @@ impl Agent {
             pop: settings.pop,
         };
         let mut control = Control::new(identity, settings.cores);
+        control.keep_answers(settings.host.host().load().config.cache_bytes);
         let link = prepare(&mut control, settings.source, state_dir.as_ref())?;
 
         let (stop, stopping) = watch::channel(false);

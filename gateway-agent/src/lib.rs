@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `serve` | clients' connections |
 //! | `request` | one request's way, and our own answers |
+//! | `cache` | kept answers: for emergencies, and fresh |
 //! | `backend` | upstream connections, one exchange, its outcome |
 //! | `admit` | the gate, and what requests share with the control side |
 //! | `fleet` | decisions, reports, leases, the local breaker, the stream |
@@ -19,6 +20,7 @@ pub mod admin;
 pub mod admit;
 pub mod agent;
 mod backend;
+pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;

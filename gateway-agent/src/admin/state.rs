@@ -16,6 +16,7 @@ use crate::{
         way::{Course, Injection, Way},
     },
     backend::reach::Target,
+    cache::kept::COUNTED,
     clock::nanos,
     fleet::{
         apply::Held,
@@ -43,6 +44,11 @@ pub fn state(control: &Control) -> Value {
         "host": {"error": control.host_error},
         "control_plane": link(control),
         "services": services.map(|steered| service(control, steered, now)).collect::<Vec<_>>(),
+        "cache": {
+            "bytes": control.store().bytes(),
+            "max_bytes": control.store().limit(),
+            "entries": control.store().entries(),
+        },
         "probing": probing(control, now),
         "backends": backends.map(|watched| backend(control, watched, now)).collect::<Vec<_>>(),
     })
@@ -88,6 +94,7 @@ fn service(control: &Control, steered: &Steered, now: Timestamp) -> Value {
         "mix": way.mix.shares().0,
         "drill": way.drill.as_ref().map(|drill| injection(control, drill, now)),
         "quota": quota(steered, now),
+        "kept": kept(steered),
         "demand": counters.wanted().total() as u64,
         "demand_by_priority": counters.wanted().0.map(|count| count as u64),
         "served": named(&counters, &SERVED),
@@ -106,6 +113,14 @@ fn quota(steered: &Steered, now: Timestamp) -> Option<Value> {
         "lent": standing.lent,
         "keys": standing.keys,
     }))
+}
+
+/// What came of its kept answers; null without a fallback.
+fn kept(steered: &Steered) -> Option<Value> {
+    let kept = steered.service.kept.as_ref()?;
+    let counts = COUNTED.into_iter().zip(kept.counts.read());
+    let counts = counts.map(|((name, _), count)| (name.to_owned(), count.into()));
+    Some(Value::Object(counts.collect()))
 }
 
 /// By what its requests find their region.

@@ -5,12 +5,15 @@
 use std::{collections::HashMap, sync::Arc};
 
 use breaker_core::ids::{BackendName, PopId, ServiceName};
-use fleet_config::FleetConfig;
+use fleet_config::{CacheBytes, FleetConfig};
 use tokio::sync::Notify;
 
-use crate::admit::{
-    backend::{Backend, BackendIndex},
-    service::Service,
+use crate::{
+    admit::{
+        backend::{Backend, BackendIndex},
+        service::Service,
+    },
+    cache::store::Store,
 };
 
 /// One configuration, ready for requests.
@@ -22,15 +25,24 @@ pub struct Snapshot {
     pub config: Option<Arc<FleetConfig>>,
     /// Each service, with its backends in the order this agent's POP prefers them.
     pub services: HashMap<ServiceName, Arc<Service>>,
+    /// Answers kept by all services; the same in every snapshot.
+    pub cache: Arc<Store>,
     /// Every backend ever configured, by number: a request that was routed by
     /// the snapshot before this one still finds its backend.
     backends: Vec<Arc<Backend>>,
 }
 
 impl Snapshot {
-    /// Nothing is configured.
+    /// Nothing is configured, and as many bytes are for kept answers as a host
+    /// has without a file of its own.
     pub fn empty() -> Self {
+        Self::with_cache(CacheBytes::default())
+    }
+
+    /// The same with so many bytes for kept answers.
+    pub fn with_cache(bytes: CacheBytes) -> Self {
         Self {
+            cache: Store::new(bytes.0),
             revision: 0,
             config: None,
             services: HashMap::new(),
@@ -67,12 +79,14 @@ impl Snapshot {
             let regions = regions.collect();
             let throttle = settings.throttle.as_ref();
             let service = Service::new(name.clone(), regions, throttle, cores, before);
+            let service = service.keeping(settings.fallback.as_ref(), &self.cache, before);
             (name.clone(), Arc::new(service))
         });
         Self {
             revision,
             services: services.collect(),
             config: Some(config.clone()),
+            cache: self.cache.clone(),
             backends,
         }
     }

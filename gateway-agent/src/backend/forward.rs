@@ -34,6 +34,7 @@ use crate::{
         upload::{Progress, Upload},
         watchdog::Watchdog,
     },
+    cache::run::UntilClose,
     limits::{BODY_IDLE, STREAM_IDLE},
     request::{answer::Fault, body::Body, headers},
 };
@@ -351,6 +352,9 @@ fn deliver(
             true => Watchdog::new(STREAM_IDLE, None),
             false => Watchdog::new(BODY_IDLE, Some(left)),
         };
+        if is_until_close(&parts) {
+            parts.extensions.insert(UntilClose);
+        }
         let relay = Relay::new(body, exchange, watchdog, grpc, parts.status);
         Body::Relay(Box::new(relay))
     };
@@ -360,6 +364,13 @@ fn deliver(
         waited,
         again,
     }
+}
+
+/// Its body has no end but its connection's: it may be cut and nobody could tell.
+fn is_until_close(parts: &http::response::Parts) -> bool {
+    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let framed = framed.iter().any(|name| parts.headers.contains_key(name));
+    parts.version <= http::Version::HTTP_11 && !framed
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {

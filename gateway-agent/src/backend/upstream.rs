@@ -24,6 +24,7 @@ use crate::{
         endpoints::{Endpoints, Share},
         retry::Budget,
     },
+    cache::flight::Flights,
     request::{headers::Via, router::Router},
     serve::server::Edge,
     sight::setup::CoreSight,
@@ -41,6 +42,8 @@ pub(crate) struct Core {
     started: Instant,
     /// xorshift state: picks endpoints.
     dice: Cell<u64>,
+    /// Misses of kept answers that wait for one another.
+    pub(crate) flights: Rc<Flights>,
 }
 
 /// One configuration with this core's connections.
@@ -101,6 +104,7 @@ impl Core {
             table: RefCell::new(Rc::new(table)),
             started: Instant::now(),
             dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),
+            flights: Rc::default(),
             gate,
         })
     }

@@ -14,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use breaker_core::{BackendName, Steering, Timestamp, breaker::TrialOutcome, ids::ServiceName};
-use fleet_config::FleetConfig;
+use fleet_config::{CacheBytes, FleetConfig};
 use rampmeter_api::{
     convert::{decision::Decision, duration_up_to},
     v1,
@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::{
     admit::{gate::CoreGate, snapshot::Snapshot},
+    cache::store::Store,
     clock::{Clock, unix_ms},
     config::configuration::{ConfigSource, FleetText},
     fleet::{
@@ -121,6 +122,11 @@ impl Control {
         }
     }
 
+    /// Gives kept answers so much memory. Before anything is installed.
+    pub(crate) fn keep_answers(&self, within: CacheBytes) {
+        self.table.store(Arc::new(Snapshot::with_cache(within)));
+    }
+
     /// One gate for each core.
     pub fn gates(&self) -> Vec<CoreGate> {
         let gate = |core| {
@@ -128,6 +134,11 @@ impl Control {
             CoreGate::new(core, self.table.clone(), self.clock, hour)
         };
         (0..self.cores).map(gate).collect()
+    }
+
+    /// The kept answers of all services.
+    pub(crate) fn store(&self) -> Arc<Store> {
+        self.table.load().cache.clone()
     }
 
     /// A configuration is in force.

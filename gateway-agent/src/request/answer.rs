@@ -14,6 +14,7 @@ use crate::{
     request::{body::Body, intake::Unfit},
 };
 
+/// Says that an answer is ours, and why.
 pub(crate) const OURS: HeaderName = HeaderName::from_static("x-rampmeter");
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -62,6 +63,8 @@ pub(crate) enum Fault {
     Timeout,
     /// A drill made it fail like this.
     Drill(FailureKind),
+    /// Nothing is kept that the client would take, and it wants nobody asked.
+    OnlyIfCached,
     /// A bug of ours.
     Internal,
 }
@@ -214,6 +217,12 @@ impl Fault {
                     "a drill rehearses a failure of the backend",
                 )
             }
+            Self::OnlyIfCached => face(
+                S::GATEWAY_TIMEOUT,
+                UNAVAILABLE,
+                "only_if_cached",
+                "nothing fresh is kept, and the request wants no backend asked",
+            ),
             Self::Internal => face(
                 S::INTERNAL_SERVER_ERROR,
                 INTERNAL,
@@ -407,7 +416,7 @@ fn ours(reason: &str, whose: Option<Whose<'_>>, version: Option<Version>) -> Hea
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 17] = [
+    const ALL: [Fault; 18] = [
         Fault::Unfit(Unfit::Ambiguous("why")),
         Fault::Unfit(Unfit::TargetTooLong),
         Fault::Unfit(Unfit::FieldsTooLarge),
@@ -424,6 +433,7 @@ mod tests {
         Fault::Upgraded,
         Fault::Timeout,
         Fault::Drill(FailureKind::Http5xx),
+        Fault::OnlyIfCached,
         Fault::Internal,
     ];
 

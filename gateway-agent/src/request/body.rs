@@ -11,6 +11,7 @@ use http_body::{Frame, SizeHint};
 
 use crate::{
     backend::relay::{Broken, Relay},
+    cache::fill::Tee,
     sight::watched::Watched,
 };
 
@@ -25,6 +26,8 @@ pub(crate) enum Body {
     Relay(Box<Relay>),
     /// Any, of a request that will be told about.
     Watched(Box<Watched>),
+    /// A backend's, copied as it comes.
+    Tee(Box<Tee>),
 }
 
 impl http_body::Body for Body {
@@ -38,11 +41,12 @@ impl http_body::Body for Body {
         match &mut *self {
             Self::Relay(relay) => return relay.poll_frame(cx),
             Self::Watched(body) => return body.poll_frame(cx),
+            Self::Tee(tee) => return tee.poll_frame(cx),
             Self::Empty | Self::Full(_) => {}
         }
         match std::mem::replace(&mut *self, Self::Empty) {
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            Self::Empty | Self::Relay(_) | Self::Watched(_) => Poll::Ready(None),
+            Self::Empty | Self::Relay(_) | Self::Tee(_) | Self::Watched(_) => Poll::Ready(None),
         }
     }
 
@@ -52,6 +56,7 @@ impl http_body::Body for Body {
             Self::Full(_) => false,
             Self::Relay(relay) => relay.is_end_stream(),
             Self::Watched(body) => body.is_end_stream(),
+            Self::Tee(tee) => tee.is_end_stream(),
         }
     }
 
@@ -61,6 +66,7 @@ impl http_body::Body for Body {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relay(relay) => relay.size_hint(),
             Self::Watched(body) => body.size_hint(),
+            Self::Tee(tee) => tee.size_hint(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::{
         classify,
         upstream::{Core, Table},
     },
+    cache,
     request::{
         answer::Fault,
         attempts::{self, Asked},
@@ -71,8 +72,8 @@ fn guarded<T>(
 /// recording the exchange's, because they must also happen when the client is
 /// gone and nobody waits for this any more.
 async fn handle(
-    core: &Core,
-    client: &Client,
+    core: &Rc<Core>,
+    client: &Rc<Client>,
     request: Request<Incoming>,
     grpc: bool,
     telling: &mut Telling,
@@ -95,19 +96,31 @@ async fn handle(
         body,
         grpc,
     };
-    // Admit, pick, forward, retry.
-    let mut response = attempts::run(core, &table, destination, client, asked, telling).await?;
+    // Look for a kept answer, or fall back on one, where the service has any. Few
+    // do, so the others' futures need not be as large.
+    let mut response = if let Some(kept) = &destination.service.kept {
+        let way = cache::run::Way {
+            core: core.clone(),
+            table: table.clone(),
+            destination: destination.clone(),
+            client: client.clone(),
+            kept: kept.clone(),
+        };
+        Box::pin(cache::run::run(way, asked, telling)).await?
+    } else {
+        // Admit, pick, forward, retry.
+        attempts::run(core, &table, destination, client, asked, telling).await?
+    };
     let version = response.version();
     core.via.add_to(response.headers_mut(), version);
     Ok(response)
 }
 
-fn route<'t>(table: &'t Table, parts: &Parts, target: &Target<'_>) -> Option<&'t Destination> {
+fn route<'t>(table: &'t Table, parts: &Parts, target: &Target<'_>) -> Option<&'t Rc<Destination>> {
     let Target { host, path, .. } = target;
-    let found = table
+    table
         .router
-        .route(host, path, &parts.method, &parts.headers);
-    found.map(Rc::as_ref)
+        .route(host, path, &parts.method, &parts.headers)
 }
 
 /// A body that says it is too long is refused before any backend hears of it.

@@ -42,6 +42,8 @@ struct Running {
     view: Rc<View>,
     started: Instant,
     uploaded: Option<Rc<Progress>>,
+    /// We made its answer.
+    ours: bool,
     /// The client got everything.
     complete: bool,
 }
@@ -59,9 +61,22 @@ impl Telling {
                 view,
                 started: Instant::now(),
                 uploaded: None,
+                ours: false,
                 complete: false,
             }
         }))
+    }
+
+    /// Of a request of our own.
+    pub(crate) const fn nothing() -> Self {
+        Self(None)
+    }
+
+    /// Its answer is one of ours, though it looks like a backend's.
+    pub(crate) fn ours(&mut self) {
+        if let Some(running) = &mut self.0 {
+            running.ours = true;
+        }
     }
 
     /// It is for this service.
@@ -132,7 +147,7 @@ impl Telling {
         record.first_byte = Some(running.started.elapsed());
         record.status = Some(response.status());
         record.grpc_status = grpc_status(headers);
-        if ours {
+        if ours || running.ours {
             record.answer = headers.get(OURS).and_then(Ours::read);
         }
         // What has no body is not asked for one.

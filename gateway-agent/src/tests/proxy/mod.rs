@@ -5,6 +5,8 @@ mod answers;
 mod connections;
 mod edge;
 mod endpoints;
+mod fallback;
+mod fresh;
 mod grpc;
 mod http2;
 mod lifecycle;

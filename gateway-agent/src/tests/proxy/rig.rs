@@ -175,6 +175,12 @@ impl Rig {
         self.table.load().services["s"].counters().get(tally)
     }
 
+    /// Bytes and number of the kept answers.
+    pub(super) fn kept(&self) -> (u64, u64) {
+        let store = &self.table.load().cache;
+        (store.bytes(), store.entries())
+    }
+
     /// What was counted for a region.
     pub(super) fn count(&self, region: &str, tally: Tally) -> u64 {
         self.backend(region).cells[0].recorder.read().get(tally)
