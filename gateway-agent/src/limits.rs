@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use fleet_config::HostLimits;
+
 /// Connections from clients, all cores together: with the buffers below, what
 /// an agent of 1 GiB can hold.
 pub const MAX_CONNECTIONS: usize = 10_000;
@@ -74,3 +76,16 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// How often idle upstream connections are looked for.
 pub const LOOK_FOR_IDLE: Duration = Duration::from_secs(5);
+
+/// What hyper needs for an HTTP/1 header that is not longer than allowed: beside
+/// what counts, each line has its colon, a space and its end.
+pub(crate) fn header_buffer_bytes(limits: &HostLimits) -> usize {
+    let lines = 4 * (limits.max_headers as usize + 2) + 64;
+    limits.max_target_bytes as usize + limits.max_header_bytes as usize + lines
+}
+
+/// The same for HTTP/2, which counts 32 bytes more for each field (RFC 9113
+/// §6.5.2), and the target with them.
+pub(crate) fn header_list_bytes(limits: &HostLimits) -> u32 {
+    limits.max_target_bytes + limits.max_header_bytes + 32 * (limits.max_headers + 4)
+}

@@ -9,8 +9,9 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use breaker_core::ids::BackendName;
-use fleet_config::{Endpoint, FleetConfig, Timeouts};
+use fleet_config::{Endpoint, FleetConfig, HostLimits, Timeouts};
 use tokio::time::Instant;
 
 use crate::{
@@ -29,6 +30,7 @@ use crate::{
 pub(crate) struct Core {
     pub(crate) gate: CoreGate,
     cores: usize,
+    limits: Arc<ArcSwap<HostLimits>>,
     table: RefCell<Rc<Table>>,
     /// xorshift state: picks endpoints.
     dice: Cell<u64>,
@@ -65,6 +67,7 @@ impl Core {
         let table = Table::new(gate.snapshot(), cores, &HashMap::new());
         Rc::new(Self {
             cores,
+            limits: Arc::default(),
             table: RefCell::new(Rc::new(table)),
             dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),
             gate,
@@ -87,6 +90,11 @@ impl Core {
         }
         *self.table.borrow_mut() = next.clone();
         next
+    }
+
+    /// Those for a connection that begins now.
+    pub(crate) fn limits(&self) -> Arc<HostLimits> {
+        self.limits.load_full()
     }
 
     /// Closes connections that have idled for too long.

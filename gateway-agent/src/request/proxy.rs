@@ -1,7 +1,8 @@
 //! One request's way, from the client's header to the answer's.
 
-use std::{panic::AssertUnwindSafe, rc::Rc};
+use std::{panic::AssertUnwindSafe, rc::Rc, sync::Arc};
 
+use fleet_config::HostLimits;
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, Version, header, request::Parts};
 use http_body::Body as _;
@@ -27,6 +28,8 @@ use crate::{
 pub(crate) struct Client {
     /// Its address, for backends.
     pub(crate) address: HeaderValue,
+    /// Those in force when it connected.
+    pub(crate) limits: Arc<HostLimits>,
 }
 
 /// Answers a request. A bug that panics costs this request only.
@@ -72,7 +75,7 @@ async fn handle(
     let table = core.table();
     let (parts, body) = request.into_parts();
     // Normalise and refuse.
-    let target = intake::inspect(&parts).map_err(Fault::Unfit)?;
+    let target = intake::inspect(&parts, &client.limits).map_err(Fault::Unfit)?;
     // Route.
     let destination = route(&table, &parts, &target).ok_or(Fault::NoRoute)?;
     check_declared_length(destination, &body)?;

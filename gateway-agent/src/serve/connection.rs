@@ -3,9 +3,12 @@
 //! hyper-util's builder would tell the two apart as well, but it waits for the
 //! first bytes without a time limit and does not let HTTP/1's header size be
 //! set. One timer for each connection watches all time limits of reading and
-//! writing, and is looked at rarely, so that requests pay nothing for it.
+//! writing, and is set for when the next of them may run out, so that requests
+//! pay nothing for it.
 
 use std::{
+    convert::Infallible,
+    future::ready,
     io,
     pin::{Pin, pin},
     rc::Rc,
@@ -13,15 +16,15 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use fleet_config::HostLimits;
+use futures_util::{FutureExt, future::Either};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulConnection,
-};
+use hyper_util::{rt::TokioTimer, server::graceful::GracefulConnection};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -32,25 +35,23 @@ use tokio::{
 use crate::{
     backend::{relay::Broken, upstream::Core},
     limits::{
-        H2_CONNECTION_WINDOW, H2_PENDING_RESETS, H2_SEND_BUFFER, H2_STREAM_WINDOW, H2_STREAMS,
-        HEADER_READ_TIMEOUT, MAX_BUFFER_BYTES, MAX_HEADER_BYTES, MAX_HEADERS,
+        H2_CONNECTION_WINDOW, H2_PENDING_RESETS, H2_SEND_BUFFER, H2_STREAM_WINDOW,
+        MAX_BUFFER_BYTES, header_buffer_bytes, header_list_bytes,
     },
     request::{
-        answer,
+        answer::{self, Fault},
         body::Body,
         proxy::{self, Client},
     },
     serve::{
-        pulse::{Health, Pulse, Running, Watched},
+        pulse::{Health, Pulse, Running},
         stalled::Streams,
+        watched::Watched,
     },
 };
 
 /// What an HTTP/2 client sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// How often the time limits are looked at, so by how much they may be late.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// For a connection that is told to end, until it is dropped.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -63,44 +64,54 @@ pub(crate) async fn serve(
     drain: watch::Receiver<bool>,
 ) {
     let accepted = Instant::now();
-    let Ok(Ok(first)) = timeout(HEADER_READ_TIMEOUT, first_bytes(&mut stream)).await else {
+    let limits = client.limits.clone();
+    let first = timeout(limits.header_read_timeout, first_bytes(&mut stream)).await;
+    let Ok(Ok(first)) = first else {
         return;
     };
     let http2 = first.starts_with(PREFACE);
-    let pulse = Rc::new(Pulse::new(http2, accepted));
-    let io = Watched {
-        inner: TokioIo::new(stream),
-        first,
-        pulse: pulse.clone(),
-    };
+    let pulse = Rc::new(Pulse::new(http2, accepted, limits.clone()));
+    let io = Watched::new(stream, first, http2, limits.clone(), pulse.clone());
     let in_request = pulse.clone();
     let service = service_fn(move |request| {
-        let request_runs = Running::new(&in_request);
-        let answer = proxy::serve(core.clone(), client.clone(), request);
-        async move {
-            let response = answer.await;
-            Ok::<_, std::convert::Infallible>(response.map(|body| Tracked {
-                body,
-                runs: request_runs,
-            }))
-        }
+        let runs = Running::new(&in_request);
+        let refusal = in_request.refusal(request.method());
+        let answer = match refusal {
+            Some(unfit) => Either::Left(ready(answer::fault(Fault::Unfit(unfit), None, false))),
+            None => Either::Right(proxy::serve(core.clone(), client.clone(), request)),
+        };
+        answer.map(move |response| Ok::<_, Infallible>(tracked(response, runs)))
     });
     match http2 {
         true => {
-            let streams = Streams(pulse.clone());
-            let mut connection = pin!(http2_builder(streams).serve_connection(io, service));
+            let streams = Streams::new(pulse.clone(), limits.body_idle_timeout);
+            let mut connection =
+                pin!(http2_builder(streams, &limits).serve_connection(io, service));
             drive(connection.as_mut(), &pulse, drain).await;
         }
         false => {
-            let mut connection = http1_builder().serve_connection(io, service);
+            let mut connection = http1_builder(&limits).serve_connection(io, service);
             let ended = drive(Pin::new(&mut connection), &pulse, drain).await;
             if ended == Ended::Late {
-                let stream = connection.into_parts().io.inner.into_inner();
+                let stream = connection.into_parts().io.into_inner();
                 // A client that does not take it has gone.
                 let _ = timeout(GOODBYE, say_late(stream)).await;
             }
         }
     }
+}
+
+/// An answer on its way, as the connection's state wants it.
+fn tracked(mut response: Response<Body>, runs: Running) -> Response<Tracked> {
+    runs.answers();
+    let pulse = runs.pulse();
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        pulse.switch();
+    } else if pulse.closes_after_answer() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response.map(|body| Tracked { body, runs })
 }
 
 /// Tells a client whose header did not come in time.
@@ -110,35 +121,38 @@ async fn say_late(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// Enough to know the protocol.
-async fn first_bytes(stream: &mut TcpStream) -> io::Result<Bytes> {
+async fn first_bytes(stream: &mut TcpStream) -> io::Result<BytesMut> {
     let mut seen = BytesMut::with_capacity(4096);
     loop {
         let ended = stream.read_buf(&mut seen).await? == 0;
         let compared = seen.len().min(PREFACE.len());
         if ended || compared == PREFACE.len() || seen[..compared] != PREFACE[..compared] {
-            return Ok(seen.freeze());
+            return Ok(seen);
         }
     }
 }
 
-fn http1_builder() -> http1::Builder {
+/// [`Watched`] has refused what is longer than allowed; hyper is given room for
+/// what is not.
+fn http1_builder(limits: &HostLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
+    let header = header_buffer_bytes(limits);
     builder
         .header_read_timeout(None)
-        .max_headers(MAX_HEADERS)
-        .max_header_size(MAX_HEADER_BYTES)
-        .max_buf_size(MAX_BUFFER_BYTES);
+        .max_headers(limits.max_headers as usize)
+        .max_header_size(header)
+        .max_buf_size(header.max(MAX_BUFFER_BYTES));
     builder
 }
 
-fn http2_builder(streams: Streams) -> http2::Builder<Streams> {
+fn http2_builder(streams: Streams, limits: &HostLimits) -> http2::Builder<Streams> {
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(H2_STREAMS)
+        .max_concurrent_streams(limits.max_streams)
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEADER_BYTES as u32)
+        .max_header_list_size(header_list_bytes(limits))
         .max_send_buf_size(H2_SEND_BUFFER)
         .max_pending_accept_reset_streams(H2_PENDING_RESETS);
     builder
@@ -159,7 +173,7 @@ async fn drive<C: GracefulConnection>(
     pulse: &Pulse,
     mut drain: watch::Receiver<bool>,
 ) -> Ended {
-    let mut look = pin!(sleep_until(Instant::now() + LOOK_EVERY));
+    let mut look = pin!(sleep_until(Instant::now()));
     let mut draining = false;
     loop {
         tokio::select! {
@@ -169,7 +183,7 @@ async fn drive<C: GracefulConnection>(
             () = look.as_mut() => {
                 let now = Instant::now();
                 match pulse.check(now) {
-                    Health::Fine => look.as_mut().reset(now + LOOK_EVERY),
+                    Health::Fine(next) => look.as_mut().reset(next),
                     Health::Late => return Ended::Late,
                     Health::Dead => return Ended::Over,
                     Health::Idle if draining => return Ended::Over,
@@ -223,10 +237,11 @@ mod tests {
     use crate::{
         admit::{gate::CoreGate, snapshot::Snapshot},
         clock::Clock,
-        limits::{BODY_IDLE, KEEP_ALIVE_IDLE},
+        limits::{BODY_IDLE, HEADER_READ_TIMEOUT, KEEP_ALIVE_IDLE},
     };
     use arc_swap::ArcSwap;
     use http_body_util::{BodyExt, Empty};
+    use hyper_util::rt::TokioIo;
     use std::sync::Arc;
     use tokio::net::TcpListener;
 
@@ -239,7 +254,8 @@ mod tests {
         let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
         let core = Core::new(CoreGate::new(0, table, Clock::new(), Arc::default()), 1);
         let address = http::HeaderValue::from_static("127.0.0.1");
-        let peer = Rc::new(Client { address });
+        let limits = Arc::default();
+        let peer = Rc::new(Client { address, limits });
         let (stay, drain) = watch::channel(false);
         let served = async move {
             serve(core, peer, stream, drain).await;
@@ -254,8 +270,7 @@ mod tests {
         client.write_all(b"GET / HT").await.expect("it is open");
         let started = Instant::now();
         served.await;
-        assert!(started.elapsed() >= HEADER_READ_TIMEOUT);
-        assert!(started.elapsed() <= HEADER_READ_TIMEOUT + LOOK_EVERY);
+        assert_eq!(started.elapsed().as_secs(), HEADER_READ_TIMEOUT.as_secs());
         let mut told = String::new();
         client.read_to_string(&mut told).await.expect("an end");
         let (head, body) = told.split_once("\r\n\r\n").expect("a header");

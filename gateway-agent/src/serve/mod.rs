@@ -2,7 +2,10 @@
 
 pub(crate) mod connection;
 pub(crate) mod executor;
+pub(crate) mod framing;
 pub mod listener;
+mod meter;
 pub(crate) mod pulse;
 pub mod server;
 pub(crate) mod stalled;
+pub(crate) mod watched;

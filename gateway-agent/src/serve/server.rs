@@ -171,7 +171,8 @@ fn start(
     };
     // Without it, answers are merely later.
     let _ = stream.set_nodelay(true);
-    let client = Rc::new(Client { address });
+    let limits = core.limits();
+    let client = Rc::new(Client { address, limits });
     let (core, drain) = (core.clone(), drain.clone());
     tokio::task::spawn_local(async move {
         connection::serve(core, client, stream, drain).await;

@@ -1,26 +1,36 @@
 //! HTTP/2 streams whose client takes nothing. Its window is a stream's own, so
 //! the connection's pulse does not show it: a stream whose body has something
-//! that cannot be sent for [`BODY_IDLE`] is reset, alone.
+//! that cannot be sent for a body's idle time is reset, alone.
 
-use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
+use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll, time::Duration};
 
 use hyper::rt::Executor;
 
-use crate::{backend::watchdog::Watchdog, limits::BODY_IDLE, serve::pulse::Pulse};
+use crate::{backend::watchdog::Watchdog, serve::pulse::Pulse};
 
 /// Runs one connection's streams on the current core.
 #[derive(Debug, Clone)]
-pub(crate) struct Streams(pub(crate) Rc<Pulse>);
+pub(crate) struct Streams {
+    pulse: Rc<Pulse>,
+    /// How long a stream may have something to send and nothing taken.
+    idle: Duration,
+}
+
+impl Streams {
+    pub(crate) fn new(pulse: Rc<Pulse>, idle: Duration) -> Self {
+        Self { pulse, idle }
+    }
+}
 
 impl<F> Executor<F> for Streams
 where
     F: Future<Output = ()> + 'static,
 {
     fn execute(&self, stream: F) {
-        let pulse = self.0.clone();
+        let (pulse, idle) = (self.pulse.clone(), self.idle);
         tokio::task::spawn_local(async move {
             let mut stream = pin!(stream);
-            let mut watchdog = Watchdog::new(BODY_IDLE, None);
+            let mut watchdog = Watchdog::new(idle, None);
             let mut clients_turn = false;
             // While polled, a stream polls its own body and no other's.
             poll_fn(|cx| {
