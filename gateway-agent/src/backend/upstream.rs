@@ -9,9 +9,8 @@ use std::{
     sync::Arc,
 };
 
-use arc_swap::ArcSwap;
 use breaker_core::ids::BackendName;
-use fleet_config::{Endpoint, FleetConfig, HostLimits, Timeouts};
+use fleet_config::{Endpoint, FleetConfig, Timeouts};
 use tokio::time::Instant;
 
 use crate::{
@@ -23,14 +22,15 @@ use crate::{
     backend::pool::Pool,
     probe::Unhealthy,
     request::router::Router,
+    serve::server::Edge,
 };
 
 /// One core's data plane.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) gate: CoreGate,
+    pub(crate) edge: Edge,
     cores: usize,
-    limits: Arc<ArcSwap<HostLimits>>,
     table: RefCell<Rc<Table>>,
     /// xorshift state: picks endpoints.
     dice: Cell<u64>,
@@ -63,11 +63,11 @@ struct Usable {
 }
 
 impl Core {
-    pub(crate) fn new(gate: CoreGate, cores: usize) -> Rc<Self> {
+    pub(crate) fn new(gate: CoreGate, cores: usize, edge: Edge) -> Rc<Self> {
         let table = Table::new(gate.snapshot(), cores, &HashMap::new());
         Rc::new(Self {
+            edge,
             cores,
-            limits: Arc::default(),
             table: RefCell::new(Rc::new(table)),
             dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),
             gate,
@@ -90,11 +90,6 @@ impl Core {
         }
         *self.table.borrow_mut() = next.clone();
         next
-    }
-
-    /// Those for a connection that begins now.
-    pub(crate) fn limits(&self) -> Arc<HostLimits> {
-        self.limits.load_full()
     }
 
     /// Closes connections that have idled for too long.

@@ -2,7 +2,6 @@
 
 use std::{panic::AssertUnwindSafe, rc::Rc, sync::Arc};
 
-use fleet_config::HostLimits;
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, Version, header, request::Parts};
 use http_body::Body as _;
@@ -13,6 +12,7 @@ use crate::{
         classify,
         upstream::{Core, Table},
     },
+    config::host::Host,
     request::{
         answer::{self, Fault},
         attempts::{self, Asked},
@@ -28,8 +28,12 @@ use crate::{
 pub(crate) struct Client {
     /// Its address, for backends.
     pub(crate) address: HeaderValue,
-    /// Those in force when it connected.
-    pub(crate) limits: Arc<HostLimits>,
+    /// Whether it came by `http` or `https`, for backends.
+    pub(crate) scheme: HeaderValue,
+    /// A proxy whose word about the clients behind it is passed on.
+    pub(crate) trusted: bool,
+    /// The host in force when it connected.
+    pub(crate) host: Arc<Host>,
 }
 
 /// Answers a request. A bug that panics costs this request only.
@@ -75,7 +79,7 @@ async fn handle(
     let table = core.table();
     let (parts, body) = request.into_parts();
     // Normalise and refuse.
-    let target = intake::inspect(&parts, &client.limits).map_err(Fault::Unfit)?;
+    let target = intake::inspect(&parts, &client.host.limits).map_err(Fault::Unfit)?;
     // Route.
     let destination = route(&table, &parts, &target).ok_or(Fault::NoRoute)?;
     check_declared_length(destination, &body)?;

@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fleet_config::HostLimits;
 use futures_util::{FutureExt, future::Either};
 use http::{HeaderValue, Response, StatusCode, header};
@@ -26,8 +26,7 @@ use hyper::{
 };
 use hyper_util::{rt::TokioTimer, server::graceful::GracefulConnection};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::AsyncWriteExt,
     sync::watch,
     time::{Duration, Instant, sleep_until, timeout},
 };
@@ -41,37 +40,40 @@ use crate::{
     request::{
         answer::{self, Fault},
         body::Body,
-        proxy::{self, Client},
+        proxy,
     },
     serve::{
+        opening::{Arrived, Opened, open},
         pulse::{Health, Pulse, Running},
         stalled::Streams,
+        stream::Stream,
         watched::Watched,
     },
 };
-
-/// What an HTTP/2 client sends first.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// For a connection that is told to end, until it is dropped.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(
-    core: Rc<Core>,
-    client: Rc<Client>,
-    mut stream: TcpStream,
-    drain: watch::Receiver<bool>,
-) {
+pub(crate) async fn serve(core: Rc<Core>, arrived: Arrived, drain: watch::Receiver<bool>) {
     let accepted = Instant::now();
-    let limits = client.limits.clone();
-    let first = timeout(limits.header_read_timeout, first_bytes(&mut stream)).await;
-    let Ok(Ok(first)) = first else {
+    let host = arrived.host.clone();
+    let limits = &host.limits;
+    let Ok(opened) = timeout(limits.header_read_timeout, open(arrived)).await else {
         return;
     };
-    let http2 = first.starts_with(PREFACE);
-    let pulse = Rc::new(Pulse::new(http2, accepted, limits.clone()));
-    let io = Watched::new(stream, first, http2, limits.clone(), pulse.clone());
+    let Opened {
+        stream,
+        first,
+        http2,
+        client,
+    } = match opened {
+        Ok(opened) => opened,
+        Err(error) => return tracing::debug!(%error, "a connection is of no use"),
+    };
+    let client = Rc::new(client);
+    let pulse = Rc::new(Pulse::new(http2, accepted, host.clone()));
+    let io = Watched::new(stream, first, http2, host.clone(), pulse.clone());
     let in_request = pulse.clone();
     let service = service_fn(move |request| {
         let runs = Running::new(&in_request);
@@ -85,12 +87,11 @@ pub(crate) async fn serve(
     match http2 {
         true => {
             let streams = Streams::new(pulse.clone(), limits.body_idle_timeout);
-            let mut connection =
-                pin!(http2_builder(streams, &limits).serve_connection(io, service));
+            let mut connection = pin!(http2_builder(streams, limits).serve_connection(io, service));
             drive(connection.as_mut(), &pulse, drain).await;
         }
         false => {
-            let mut connection = http1_builder(&limits).serve_connection(io, service);
+            let mut connection = http1_builder(limits).serve_connection(io, service);
             let ended = drive(Pin::new(&mut connection), &pulse, drain).await;
             if ended == Ended::Late {
                 let stream = connection.into_parts().io.into_inner();
@@ -115,21 +116,9 @@ fn tracked(mut response: Response<Body>, runs: Running) -> Response<Tracked> {
 }
 
 /// Tells a client whose header did not come in time.
-async fn say_late(mut stream: TcpStream) -> io::Result<()> {
+async fn say_late(mut stream: Stream) -> io::Result<()> {
     stream.write_all(answer::HEADER_TIMEOUT.as_bytes()).await?;
     stream.shutdown().await
-}
-
-/// Enough to know the protocol.
-async fn first_bytes(stream: &mut TcpStream) -> io::Result<BytesMut> {
-    let mut seen = BytesMut::with_capacity(4096);
-    loop {
-        let ended = stream.read_buf(&mut seen).await? == 0;
-        let compared = seen.len().min(PREFACE.len());
-        if ended || compared == PREFACE.len() || seen[..compared] != PREFACE[..compared] {
-            return Ok(seen);
-        }
-    }
 }
 
 /// [`Watched`] has refused what is longer than allowed; hyper is given room for
@@ -238,27 +227,35 @@ mod tests {
         admit::{gate::CoreGate, snapshot::Snapshot},
         clock::Clock,
         limits::{BODY_IDLE, HEADER_READ_TIMEOUT, KEEP_ALIVE_IDLE},
+        serve::server::Edge,
     };
     use arc_swap::ArcSwap;
     use http_body_util::{BodyExt, Empty};
     use hyper_util::rt::TokioIo;
     use std::sync::Arc;
-    use tokio::net::TcpListener;
+    use tokio::{
+        io::AsyncReadExt,
+        net::{TcpListener, TcpStream},
+    };
 
     /// A connection served without any configuration, so that all answers are ours.
     async fn connected() -> (TcpStream, impl Future<Output = ()>) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let client = TcpStream::connect(address).await.expect("it listens");
-        let (stream, _) = listener.accept().await.expect("a connection");
+        let (stream, peer) = listener.accept().await.expect("a connection");
         let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
-        let core = Core::new(CoreGate::new(0, table, Clock::new(), Arc::default()), 1);
-        let address = http::HeaderValue::from_static("127.0.0.1");
-        let limits = Arc::default();
-        let peer = Rc::new(Client { address, limits });
+        let gate = CoreGate::new(0, table, Clock::new(), Arc::default());
+        let core = Core::new(gate, 1, Edge::default());
+        let arrived = Arrived {
+            stream,
+            peer: peer.ip(),
+            listener: 0,
+            host: Arc::default(),
+        };
         let (stay, drain) = watch::channel(false);
         let served = async move {
-            serve(core, peer, stream, drain).await;
+            serve(core, arrived, drain).await;
             drop(stay);
         };
         (client, served)

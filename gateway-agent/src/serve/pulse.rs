@@ -4,11 +4,10 @@
 
 use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
-use fleet_config::HostLimits;
 use http::Method;
 use tokio::time::Instant;
 
-use crate::{request::intake::Unfit, serve::watched::REFUSED};
+use crate::{config::host::Host, request::intake::Unfit, serve::watched::REFUSED};
 
 /// What a connection must take or send within a body's idle time. Less is no slow
 /// link but someone who holds a place.
@@ -21,7 +20,7 @@ const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Pulse {
     http2: bool,
-    limits: Arc<HostLimits>,
+    host: Arc<Host>,
     requests: Cell<u32>,
     /// Requests that have their whole answer.
     answered: Cell<u64>,
@@ -47,6 +46,8 @@ struct Writing {
     /// How long it took nothing before, until [`LEAST_PROGRESS`] was taken.
     stuck_for: Cell<Duration>,
     taken: Cell<usize>,
+    /// It is TLS that is stuck, with what it was given.
+    in_flush: Cell<bool>,
 }
 
 /// Why a connection takes no more requests.
@@ -73,10 +74,10 @@ pub(crate) enum Health {
 impl Pulse {
     /// Of a connection accepted then. An HTTP/2 client may connect ahead of need;
     /// one of HTTP/1 has begun its header when this is made.
-    pub(crate) fn new(http2: bool, accepted: Instant, limits: Arc<HostLimits>) -> Self {
+    pub(crate) fn new(http2: bool, accepted: Instant, host: Arc<Host>) -> Self {
         Self {
             http2,
-            limits,
+            host,
             requests: Cell::new(0),
             answered: Cell::new(0),
             in_header: Cell::new(!http2),
@@ -90,7 +91,7 @@ impl Pulse {
     }
 
     pub(crate) fn check(&self, now: Instant) -> Health {
-        let limits = &*self.limits;
+        let limits = &self.host.limits;
         let resting = self.requests.get() == 0;
         let in_header = self.in_header.get() || self.half_a_header.get();
         let (limit, over) = match in_header {
@@ -149,6 +150,11 @@ impl Pulse {
     /// So many bytes were written; `None`: none, as the client takes nothing.
     pub(crate) fn wrote(&self, count: Option<usize>) {
         self.writing.wrote(count);
+    }
+
+    /// What was written left the connection, or not.
+    pub(crate) fn flushed(&self, stuck: bool) {
+        self.writing.flushed(stuck);
     }
 
     /// The next request is refused for this, and nothing after it is read.
@@ -213,6 +219,15 @@ impl Writing {
             }
             (Some(count), None) if !self.stuck_for.get().is_zero() => self.take(count),
             (Some(_), None) => {}
+        }
+    }
+
+    fn flushed(&self, stuck: bool) {
+        let was_stuck = self.in_flush.replace(stuck);
+        if stuck {
+            self.wrote(None);
+        } else if was_stuck && let Some(since) = self.stuck_since.take() {
+            self.stuck_for.update(|all| all + since.elapsed());
         }
     }
 

@@ -14,19 +14,21 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use fleet_config::HostLimits;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, ReadBuf},
-    net::TcpStream,
     time::Instant,
 };
 
-use crate::serve::{
-    framing::{Framing, Next},
-    meter::Meter,
-    pulse::Pulse,
+use crate::{
+    config::host::Host,
+    serve::{
+        framing::{Framing, Next},
+        meter::Meter,
+        pulse::Pulse,
+        stream::Stream,
+    },
 };
 
 /// What is read at once, at most: as much as hyper asks for.
@@ -58,24 +60,24 @@ enum Guard {
 /// A socket that keeps its [`Pulse`].
 #[derive(Debug)]
 pub(crate) struct Watched {
-    inner: TokioIo<TcpStream>,
+    inner: TokioIo<Stream>,
     /// For hyper to take.
     passed: BytesMut,
     /// Not yet to be passed.
     waiting: BytesMut,
     guard: Guard,
     thrown_away: u32,
-    limits: Arc<HostLimits>,
+    host: Arc<Host>,
     pulse: Rc<Pulse>,
 }
 
 impl Watched {
     /// Of a socket of which these bytes were read already.
     pub(crate) fn new(
-        inner: TcpStream,
+        inner: Stream,
         first: BytesMut,
         http2: bool,
-        limits: Arc<HostLimits>,
+        host: Arc<Host>,
         pulse: Rc<Pulse>,
     ) -> Self {
         Self {
@@ -87,13 +89,13 @@ impl Watched {
                 false => Guard::Http1(Framing::new()),
             },
             thrown_away: 0,
-            limits,
+            host,
             pulse,
         }
     }
 
     /// The socket, which is not looked at any more.
-    pub(crate) fn into_inner(self) -> TcpStream {
+    pub(crate) fn into_inner(self) -> Stream {
         self.inner.into_inner()
     }
 
@@ -135,7 +137,7 @@ impl Watched {
                 break;
             };
             let rest = &bytes[done..];
-            match framing.next(rest, self.pulse.answered(), &self.limits) {
+            match framing.next(rest, self.pulse.answered(), &self.host.limits) {
                 Next::Pass(count) => {
                     self.give(&rest[..count], buffer);
                     done += count;
@@ -223,6 +225,10 @@ impl Read for Watched {
                 let count = this.passed.len().min(buffer.remaining());
                 buffer.put_slice(&this.passed[..count]);
                 this.passed.advance(count);
+                if this.passed.is_empty() {
+                    // Even empty, it would hold the memory of its bytes.
+                    this.passed = BytesMut::new();
+                }
             }
             if buffer.remaining() < room || this.pulse.has_ended() {
                 return Poll::Ready(Ok(()));
@@ -270,7 +276,10 @@ impl Write for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        // TLS takes what it is given, and may be stuck with it here.
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.pulse.flushed(flushed.is_pending());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
