@@ -14,8 +14,8 @@ use crate::{
     },
     limits::{BODY_IDLE, STREAM_IDLE},
     request::{
-        answer::Fault, body::Body, drill, headers, proxy::Client, rejection::Rejection,
-        router::Destination,
+        answer::Fault, body::Body, drill, headers, intake::Unfit, proxy::Client,
+        rejection::Rejection, router::Destination,
     },
 };
 
@@ -101,6 +101,10 @@ fn outgoing(
     parts.extensions.clear();
     parts.uri = upstream_uri(&parts.uri, path, grpc.then_some(&host)).ok_or(Fault::Internal)?;
     if grpc {
+        if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+            let why = "HTTP/2, which this backend speaks, has no transfer codings";
+            return Err(Fault::Unfit(Unfit::Ambiguous(why)));
+        }
         parts.version = Version::HTTP_2;
         parts.headers.remove(header::HOST);
     } else {

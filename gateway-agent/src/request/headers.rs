@@ -6,6 +6,8 @@ use http::{
     header::{self, Entry},
 };
 
+use crate::serve::framing::CHUNKED;
+
 /// Ours in `Via`, after the received protocol.
 pub(crate) const VIA: HeaderValue = HeaderValue::from_static("1.1 rampmeter");
 
@@ -55,11 +57,26 @@ pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
     tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
+/// The transfer codings of a body that is more than chunks: they are how its
+/// content is to be read, and nobody but the backend can.
+fn codings_of_content(headers: &HeaderMap) -> Option<HeaderValue> {
+    let codings = headers.get(header::TRANSFER_ENCODING)?;
+    let plain = codings.as_bytes().eq_ignore_ascii_case(CHUNKED.as_bytes());
+    (!plain).then(|| codings.clone())
+}
+
 /// Makes a client's header fit for a backend. Clients are not trusted to say
 /// who they are, so their own `Forwarded` and `X-Forwarded-*` go.
 pub(crate) fn prepare_request(headers: &mut HeaderMap, client: &HeaderValue, host: &HeaderValue) {
     let trailers = accepts_trailers(headers);
+    let codings = codings_of_content(headers);
     strip_hop_by_hop(headers);
+    if let Some(codings) = codings {
+        // A backend that does not know them may misread where the body ends: its
+        // connection is not used again.
+        headers.insert(header::TRANSFER_ENCODING, codings);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }

@@ -3,6 +3,8 @@
 
 mod answers;
 mod connections;
+#[path = "../hostile/mod.rs"]
+mod hostile;
 mod http2;
 mod lifecycle;
 mod outcomes;
