@@ -36,6 +36,7 @@ use crate::{
     },
     probe::prober,
     serve::{
+        capacity::{self, Memory},
         listener::Listeners,
         server::{Edge, Server},
     },
@@ -145,8 +146,11 @@ impl Agent {
             ended,
         };
         let gates = control.gates();
+        let connections = capacity(&settings.host, gates.len(), agent.listeners.len());
         let edge = Edge {
             host: settings.host.host().clone(),
+            agent: Some(agent.id.clone()),
+            connections: Some(connections),
         };
         let server = Server::start(sockets.listen, gates, &edge, &stopping)?;
         let beside = Beside {
@@ -194,6 +198,24 @@ impl Agent {
     pub async fn ended(&mut self) {
         let _ = (&mut self.ended).await;
     }
+}
+
+/// How many connections of clients this host has descriptors for; tells what the
+/// agent may take of the host.
+fn capacity(host: &HostFile, cores: usize, listeners: usize) -> usize {
+    let descriptors = capacity::raise_descriptors();
+    let connections = capacity::connections(descriptors, cores, listeners);
+    let host = host.host().load();
+    let allowed = host.limits.max_connections as usize;
+    if connections < allowed {
+        tracing::warn!(
+            "there are descriptors for {connections} connections only, not the {allowed} allowed: \
+             raise the limit of open files (ulimit -n, LimitNOFILE) or lower max_connections"
+        );
+    }
+    let memory = Memory::of(&host, connections);
+    tracing::info!("memory for clients, backends and cache: {memory}");
+    connections
 }
 
 /// The name it was given, kept, or made up: unique in the fleet.
@@ -297,7 +319,12 @@ impl Beside {
             tasks.spawn_local(memory::keep(control.clone(), dir, finishing.clone()));
         }
         let reload = self.reload;
-        tasks.spawn_local(host::watch(self.host, reload.host, finishing.clone()));
+        tasks.spawn_local(host::watch(
+            control.clone(),
+            self.host,
+            reload.host,
+            finishing.clone(),
+        ));
         match self.link {
             Way::Stream(addresses) => {
                 let dialer = Dialer::new(control.clone(), addresses, self.address);

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use fleet_config::HostLimits;
 
-/// Connections from clients, all cores together: with the buffers below, what
-/// an agent of 1 GiB can hold.
-pub const MAX_CONNECTIONS: usize = 10_000;
+/// Requests at once for each connection that is allowed, all connections
+/// together: HTTP/2 streams of one are places of others, as memory is.
+pub(crate) const REQUESTS_PER_CONNECTION: u32 = 2;
+
+/// Requests of a core at once, however few connections are allowed: one client
+/// with all its streams.
+pub(crate) const LEAST_REQUESTS: u32 = 1_000;
 
 /// Connections to one endpoint, all cores together. More would exhaust the
 /// ephemeral ports towards it before they would help.
@@ -60,9 +64,6 @@ pub const H2_SEND_BUFFER: usize = 64 << 10;
 /// Streams that were reset and not yet forgotten; more closes the connection
 /// (rapid reset, CVE-2023-44487).
 pub const H2_PENDING_RESETS: usize = 20;
-
-/// From a request to stop until connections are cut.
-pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Pause after an accept that failed for want of descriptors or memory: long
 /// enough for some to be freed, short enough not to be noticed after.

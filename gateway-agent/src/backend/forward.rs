@@ -5,7 +5,7 @@
 //! does: `response_headers` runs from the last byte of the request that the
 //! client let us send, and the rest of `total` is what the body may make us
 //! wait. Streams (gRPC, server-sent events) pause by design: once they have
-//! started, only [`STREAM_IDLE`] ends them.
+//! started, only their idle time ends them.
 
 use std::{
     pin::{Pin, pin},
@@ -14,7 +14,7 @@ use std::{
 };
 
 use breaker_core::outcome::{FailureKind, OutcomeClass};
-use fleet_config::Timeouts;
+use fleet_config::{HostLimits, Timeouts};
 use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::Body as _;
@@ -32,7 +32,6 @@ use crate::{
         upload::{Progress, Upload, UploadFault},
         watchdog::Watchdog,
     },
-    limits::{BODY_IDLE, STREAM_IDLE},
     request::{answer::Fault, body::Body, headers},
 };
 
@@ -45,6 +44,7 @@ pub(crate) fn forward<'a>(
     mut permit: Permit,
     pool: &'a Rc<Pool>,
     timeouts: &'a Timeouts,
+    limits: &'a HostLimits,
     request: Request<Upload>,
     grpc: bool,
 ) -> impl Future<Output = Result<Response<Body>, Fault>> + use<'a> {
@@ -58,7 +58,7 @@ pub(crate) fn forward<'a>(
             permit.answered(waited);
             let exchange = Exchange::new(permit, connection, progress, load);
             let left = timeouts.total.saturating_sub(waited);
-            Ok(deliver(response, exchange, left, grpc))
+            Ok(deliver(response, exchange, left, limits, grpc))
         }
         Err(failure) => {
             tracing::debug!(endpoint = %pool.endpoint, ?failure, "no response");
@@ -253,6 +253,7 @@ fn deliver(
     response: Response<Incoming>,
     mut exchange: Exchange,
     left: Duration,
+    limits: &HostLimits,
     grpc: bool,
 ) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
@@ -268,13 +269,13 @@ fn deliver(
     } else {
         let streams = grpc || is_event_stream(&parts.headers);
         let watchdog = match streams {
-            true => Watchdog::new(STREAM_IDLE, None),
-            false => Watchdog::new(BODY_IDLE, Some(left)),
+            true => Watchdog::new(limits.stream_idle_timeout, None),
+            false => Watchdog::new(limits.body_idle_timeout, Some(left)),
         };
         let relay = Relay::new(body, exchange, watchdog, grpc, parts.status);
         Body::Relay(Box::new(relay))
     };
-    headers::prepare_response(&mut parts.headers);
+    headers::strip_hop_by_hop(&mut parts.headers);
     Response::from_parts(parts, body)
 }
 

@@ -25,6 +25,9 @@ pub(crate) enum Broken {
     /// Nothing came for too long.
     #[error("the backend stalled")]
     Stalled,
+    /// A bug of ours.
+    #[error("the body panicked")]
+    Panicked,
 }
 
 /// A response's body with what it holds.

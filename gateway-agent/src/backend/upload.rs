@@ -14,7 +14,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::backend::watchdog::Watchdog;
+use crate::{backend::watchdog::Watchdog, serve::pulse::LEAST_PROGRESS};
 
 /// What a client did wrong while sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -85,18 +85,31 @@ pub(crate) struct Upload {
     body: Option<Incoming>,
     progress: Rc<Progress>,
     watchdog: Watchdog,
+    /// How long we may wait in all for [`LEAST_PROGRESS`] bytes; `None`: for ever,
+    /// as messages of a stream are small and far between.
+    trickle: Option<Duration>,
+    /// Bytes since the last of these.
+    progressed: usize,
     /// Bytes that may still come.
     allowance: u64,
 }
 
 impl Upload {
-    /// Of `body`, of which `max_bytes` are allowed, and which may pause for `idle`.
-    pub(crate) fn new(body: Incoming, max_bytes: Option<u64>, idle: Duration) -> Self {
+    /// Of `body`, of which `max_bytes` are allowed, which may pause for `idle`, and
+    /// must not `trickle` so that there is nearly as much waiting as that.
+    pub(crate) fn new(
+        body: Incoming,
+        max_bytes: Option<u64>,
+        idle: Duration,
+        trickle: Option<Duration>,
+    ) -> Self {
         let ended = body.is_end_stream();
         Self {
             body: (!ended).then_some(body),
             progress: Rc::new(Progress::new(ended)),
-            watchdog: Watchdog::new(idle, None),
+            watchdog: Watchdog::new(idle, trickle),
+            trickle,
+            progressed: 0,
             allowance: max_bytes.unwrap_or(u64::MAX),
         }
     }
@@ -107,6 +120,8 @@ impl Upload {
             body: None,
             progress,
             watchdog: Watchdog::new(Duration::ZERO, None),
+            trickle: None,
+            progressed: 0,
             allowance: 0,
         }
     }
@@ -120,6 +135,17 @@ impl Upload {
         self.body = None;
         self.progress.fault.set(Some(fault));
         Poll::Ready(Some(Err(fault)))
+    }
+
+    /// A byte now and then is no body on its way but a place that is held.
+    fn came(&mut self, length: usize) {
+        self.progressed += length;
+        if let Some(budget) = self.trickle
+            && self.progressed >= LEAST_PROGRESS
+        {
+            self.progressed = 0;
+            self.watchdog.renew(budget);
+        }
     }
 
     fn end(&mut self) {
@@ -153,7 +179,9 @@ impl http_body::Body for Upload {
             }
             Some(Err(_)) => self.fail(UploadFault::Gone),
             Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                self.came(length);
+                let length = length as u64;
                 let Some(left) = self.allowance.checked_sub(length) else {
                     return self.fail(UploadFault::TooLarge);
                 };
@@ -194,7 +222,7 @@ mod tests {
         client.write_all(head).await.expect("it is open");
         let started = Instant::now();
         let service = service_fn(async |request: http::Request<Incoming>| {
-            let upload = Upload::new(request.into_body(), None, IDLE);
+            let upload = Upload::new(request.into_body(), None, IDLE, None);
             let stalled = upload.collect().await.expect_err("it never ends");
             assert_eq!(stalled, UploadFault::Stalled);
             Err::<http::Response<String>, _>(stalled)
@@ -202,5 +230,40 @@ mod tests {
         let served = http1::Builder::new().serve_connection(TokioIo::new(server), service);
         served.await.expect_err("it stalled");
         assert_eq!(started.elapsed(), IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_now_and_then_is_no_progress() {
+        const IDLE: Duration = Duration::from_secs(30);
+        let (mut client, server) = tokio::io::duplex(1024);
+        let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9000\r\n\r\n";
+        client.write_all(head).await.expect("it is open");
+        let started = Instant::now();
+        let service = service_fn(async |request: http::Request<Incoming>| {
+            let upload = Upload::new(request.into_body(), None, IDLE, Some(IDLE));
+            let stalled = upload.collect().await.expect_err("it takes too long");
+            assert_eq!(stalled, UploadFault::Stalled);
+            Err::<http::Response<String>, _>(stalled)
+        });
+        let trickle = async {
+            // As slow as is allowed, and then slower.
+            for _ in 0..3 {
+                tokio::time::sleep(IDLE - Duration::from_secs(1)).await;
+                client
+                    .write_all(&[b'x'; LEAST_PROGRESS])
+                    .await
+                    .expect("open");
+            }
+            loop {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                client.write_all(b"x").await.expect("it is open");
+            }
+        };
+        let served = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        tokio::select! {
+            served = served => served.expect_err("it stalled"),
+            () = trickle => unreachable!("it goes on for ever"),
+        };
+        assert_eq!(started.elapsed().as_secs(), 3 * 29 + IDLE.as_secs());
     }
 }

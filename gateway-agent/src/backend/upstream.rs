@@ -10,7 +10,7 @@ use std::{
 };
 
 use breaker_core::ids::BackendName;
-use fleet_config::{Endpoint, FleetConfig, Timeouts};
+use fleet_config::{Endpoint, FleetConfig, HostLimits, Timeouts};
 use tokio::time::Instant;
 
 use crate::{
@@ -20,9 +20,10 @@ use crate::{
         snapshot::Snapshot,
     },
     backend::pool::Pool,
+    limits::{LEAST_REQUESTS, REQUESTS_PER_CONNECTION},
     probe::Unhealthy,
-    request::router::Router,
-    serve::server::Edge,
+    request::{headers::Via, router::Router},
+    serve::{pulse::Crowd, server::Edge},
 };
 
 /// One core's data plane.
@@ -30,7 +31,10 @@ use crate::{
 pub(crate) struct Core {
     pub(crate) gate: CoreGate,
     pub(crate) edge: Edge,
+    pub(crate) via: Via,
     cores: usize,
+    /// Running now.
+    requests: Rc<Cell<u32>>,
     table: RefCell<Rc<Table>>,
     /// xorshift state: picks endpoints.
     dice: Cell<u64>,
@@ -66,8 +70,10 @@ impl Core {
     pub(crate) fn new(gate: CoreGate, cores: usize, edge: Edge) -> Rc<Self> {
         let table = Table::new(gate.snapshot(), cores, &HashMap::new());
         Rc::new(Self {
+            via: Via::new(edge.agent.as_ref()),
             edge,
             cores,
+            requests: Rc::default(),
             table: RefCell::new(Rc::new(table)),
             dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),
             gate,
@@ -90,6 +96,16 @@ impl Core {
         }
         *self.table.borrow_mut() = next.clone();
         next
+    }
+
+    /// This core's requests, and how many of them connections under `limits` may
+    /// make.
+    pub(crate) fn crowd(&self, limits: &HostLimits) -> Crowd {
+        let allowed = limits
+            .max_connections
+            .saturating_mul(REQUESTS_PER_CONNECTION);
+        let cores = u32::try_from(self.cores.max(1)).unwrap_or(u32::MAX);
+        Crowd::new(self.requests.clone(), (allowed / cores).max(LEAST_REQUESTS))
     }
 
     /// Closes connections that have idled for too long.

@@ -38,6 +38,8 @@ pub(crate) const HEADER_TIMEOUT: &str = "HTTP/1.1 408 Request Timeout\r\n\
 pub(crate) enum Fault {
     /// See [`Unfit`].
     Unfit(Unfit),
+    /// It has been here before.
+    Loop,
     /// No route matches.
     NoRoute,
     /// The POP's region order has none of the service's regions.
@@ -48,6 +50,8 @@ pub(crate) enum Fault {
     BodyStalled,
     /// Every connection to the endpoint is busy.
     Limit,
+    /// This agent has as many requests as it may hold.
+    Full,
     /// No connection to the endpoint.
     Connect,
     /// No connection to the endpoint in time.
@@ -112,13 +116,13 @@ impl Fault {
                 S::URI_TOO_LONG,
                 INTERNAL,
                 "target_too_long",
-                "the request target is longer than 8 KiB",
+                "the request target is longer than allowed",
             )),
             Self::Unfit(Unfit::FieldsTooLarge) => closing(face(
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 RESOURCE_EXHAUSTED,
                 "fields_too_large",
-                "a field is longer than 8 KiB, or all together than 16 KiB",
+                "a field, or all together, are longer or more than allowed",
             )),
             Self::Unfit(Unfit::Connect) => closing(face(
                 S::METHOD_NOT_ALLOWED,
@@ -126,6 +130,12 @@ impl Fault {
                 "connect_method",
                 "CONNECT is not served here",
             )),
+            Self::Loop => face(
+                S::LOOP_DETECTED,
+                INTERNAL,
+                "loop",
+                "the request has been through this gateway before: a backend leads back to it",
+            ),
             Self::NoRoute => face(
                 S::NOT_FOUND,
                 UNIMPLEMENTED,
@@ -155,6 +165,12 @@ impl Fault {
                 UNAVAILABLE,
                 "limit",
                 "every connection to the backend is in use",
+            ),
+            Self::Full => face(
+                S::SERVICE_UNAVAILABLE,
+                UNAVAILABLE,
+                "full",
+                "the gateway has as many requests as it may hold",
             ),
             Self::Connect => face(
                 S::BAD_GATEWAY,
@@ -394,11 +410,12 @@ fn ours(reason: &str, whose: Option<Whose<'_>>, version: Option<Version>) -> Hea
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 16] = [
+    const ALL: [Fault; 17] = [
         Fault::Unfit(Unfit::Ambiguous("why")),
         Fault::Unfit(Unfit::TargetTooLong),
         Fault::Unfit(Unfit::FieldsTooLarge),
         Fault::Unfit(Unfit::Connect),
+        Fault::Loop,
         Fault::NoRoute,
         Fault::NoRegion,
         Fault::BodyTooLarge,

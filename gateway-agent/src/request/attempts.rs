@@ -12,10 +12,15 @@ use crate::{
         upload::Upload,
         upstream::{Core, Table, Upstream},
     },
-    limits::{BODY_IDLE, STREAM_IDLE},
     request::{
-        answer::Fault, body::Body, drill, headers, intake::Unfit, proxy::Client,
-        rejection::Rejection, router::Destination,
+        answer::Fault,
+        body::Body,
+        drill,
+        headers::{self, Via},
+        intake::Unfit,
+        proxy::Client,
+        rejection::Rejection,
+        router::Destination,
     },
 };
 
@@ -58,11 +63,17 @@ pub(crate) async fn run(
     // Forward and classify.
     let host = upstream_host(&parts, &authority, pool);
     // A caller of a gRPC stream pauses as its server does.
-    let idle = if grpc { STREAM_IDLE } else { BODY_IDLE };
-    let body = Upload::new(body, destination.max_request_bytes, idle);
-    let request = outgoing(parts, &path, host, client, grpc, body)?;
+    let limits = &client.host.limits;
+    let idle = match grpc {
+        true => limits.stream_idle_timeout,
+        false => limits.body_idle_timeout,
+    };
+    let trickle = (!grpc).then_some(idle);
+    let body = Upload::new(body, destination.max_request_bytes, idle, trickle);
+    let hop = (client, &core.via);
+    let request = outgoing(parts, &path, host, hop, grpc, body)?;
     let decision = permit.version();
-    let sent = forward(permit, pool, &upstream.timeouts, request, grpc).await;
+    let sent = forward(permit, pool, &upstream.timeouts, limits, request, grpc).await;
     sent.map_err(|fault| Rejection::FaultAt(fault, upstream.name.clone(), decision))
 }
 
@@ -93,11 +104,12 @@ fn outgoing(
     mut parts: Parts,
     path: &str,
     host: HeaderValue,
-    client: &Client,
+    (client, via): (&Client, &Via),
     grpc: bool,
     body: Upload,
 ) -> Result<Request<Upload>, Fault> {
-    headers::prepare_request(&mut parts.headers, &client.address, &host);
+    headers::prepare_request(&mut parts.headers, client, &host);
+    via.add_to(&mut parts.headers, parts.version);
     parts.extensions.clear();
     parts.uri = upstream_uri(&parts.uri, path, grpc.then_some(&host)).ok_or(Fault::Internal)?;
     if grpc {

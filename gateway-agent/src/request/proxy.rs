@@ -80,6 +80,9 @@ async fn handle(
     let (parts, body) = request.into_parts();
     // Normalise and refuse.
     let target = intake::inspect(&parts, &client.host.limits).map_err(Fault::Unfit)?;
+    if core.via.is_in(&parts.headers) {
+        return Err(Fault::Loop.into());
+    }
     // Route.
     let destination = route(&table, &parts, &target).ok_or(Fault::NoRoute)?;
     check_declared_length(destination, &body)?;
@@ -91,7 +94,10 @@ async fn handle(
         grpc,
     };
     // Admit, pick, forward, retry.
-    attempts::run(core, &table, destination, client, asked).await
+    let mut response = attempts::run(core, &table, destination, client, asked).await?;
+    let version = response.version();
+    core.via.add_to(response.headers_mut(), version);
+    Ok(response)
 }
 
 fn route<'t>(table: &'t Table, parts: &Parts, target: &Target<'_>) -> Option<&'t Destination> {

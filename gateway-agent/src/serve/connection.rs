@@ -10,6 +10,7 @@ use std::{
     convert::Infallible,
     future::ready,
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
@@ -32,7 +33,7 @@ use tokio::{
 };
 
 use crate::{
-    backend::{relay::Broken, upstream::Core},
+    backend::{classify, relay::Broken, upstream::Core},
     limits::{
         H2_CONNECTION_WINDOW, H2_PENDING_RESETS, H2_SEND_BUFFER, H2_STREAM_WINDOW,
         MAX_BUFFER_BYTES, header_buffer_bytes, header_list_bytes,
@@ -67,19 +68,29 @@ pub(crate) async fn serve(core: Rc<Core>, arrived: Arrived, drain: watch::Receiv
         first,
         http2,
         client,
+        seat: _seat,
     } = match opened {
         Ok(opened) => opened,
         Err(error) => return tracing::debug!(%error, "a connection is of no use"),
     };
     let client = Rc::new(client);
-    let pulse = Rc::new(Pulse::new(http2, accepted, host.clone()));
+    let pulse = Rc::new(Pulse::new(
+        http2,
+        accepted,
+        host.clone(),
+        core.crowd(limits),
+    ));
     let io = Watched::new(stream, first, http2, host.clone(), pulse.clone());
     let in_request = pulse.clone();
     let service = service_fn(move |request| {
         let runs = Running::new(&in_request);
-        let refusal = in_request.refusal(request.method());
-        let answer = match refusal {
-            Some(unfit) => Either::Left(ready(answer::fault(Fault::Unfit(unfit), None, false))),
+        let unfit = in_request.refusal(request.method()).map(Fault::Unfit);
+        let fault = unfit.or(in_request.is_crowded().then_some(Fault::Full));
+        let answer = match fault {
+            Some(fault) => {
+                let grpc = classify::is_grpc(request.headers());
+                Either::Left(ready(answer::fault(fault, None, grpc)))
+            }
             None => Either::Right(proxy::serve(core.clone(), client.clone(), request)),
         };
         answer.map(move |response| Ok::<_, Infallible>(tracked(response, runs)))
@@ -206,7 +217,10 @@ impl http_body::Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let polled = contained(|| Pin::new(&mut self.body).poll_frame(cx));
+        if let Poll::Ready(Some(Err(Broken::Panicked))) = polled {
+            self.body = Body::Empty;
+        }
         self.runs.polled(polled.is_ready());
         polled
     }
@@ -220,14 +234,26 @@ impl http_body::Body for Tracked {
     }
 }
 
+/// A bug that panics costs this body only, not the connection's task.
+fn contained<T>(
+    poll: impl FnOnce() -> Poll<Option<Result<T, Broken>>>,
+) -> Poll<Option<Result<T, Broken>>> {
+    catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|_| {
+        tracing::error!("a response's body panicked");
+        Poll::Ready(Some(Err(Broken::Panicked)))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         admit::{gate::CoreGate, snapshot::Snapshot},
         clock::Clock,
+        config::host::{Host, HostFile, Listener},
         limits::{BODY_IDLE, HEADER_READ_TIMEOUT, KEEP_ALIVE_IDLE},
-        serve::server::Edge,
+        serve::{places::Places, server::Edge},
+        tests::pki::Authority,
     };
     use arc_swap::ArcSwap;
     use http_body_util::{BodyExt, Empty};
@@ -240,6 +266,11 @@ mod tests {
 
     /// A connection served without any configuration, so that all answers are ours.
     async fn connected() -> (TcpStream, impl Future<Output = ()>) {
+        connected_to(Arc::default()).await
+    }
+
+    /// The same, to the first listener of a host.
+    async fn connected_to(host: Arc<Host>) -> (TcpStream, impl Future<Output = ()>) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let client = TcpStream::connect(address).await.expect("it listens");
@@ -251,7 +282,9 @@ mod tests {
             stream,
             peer: peer.ip(),
             listener: 0,
-            host: Arc::default(),
+            host,
+            places: Places::default(),
+            seat: None,
         };
         let (stay, drain) = watch::channel(false);
         let served = async move {
@@ -285,6 +318,13 @@ mod tests {
         assert_eq!(body["status"], 408);
     }
 
+    #[test]
+    fn a_body_that_panics_is_a_broken_body_and_nothing_more() {
+        let bug = || -> Poll<Option<Result<(), Broken>>> { panic!("a bug") };
+        let polled = contained(bug);
+        assert!(matches!(polled, Poll::Ready(Some(Err(Broken::Panicked)))));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_connection_on_which_nothing_comes_is_closed_without_a_word() {
         let (mut client, served) = connected().await;
@@ -292,6 +332,53 @@ mod tests {
         let mut told = String::new();
         client.read_to_string(&mut told).await.expect("an end");
         assert_eq!(told, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_of_the_proxy_protocol_must_come_in_time() {
+        let proxied = Listener {
+            proxy_protocol: true,
+            tls: None,
+        };
+        let signature = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0";
+        closes_when_late(proxied, &[b"", b"\r\n\r\n", signature]).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_must_end_in_time() {
+        let tls = Listener {
+            proxy_protocol: false,
+            tls: Some(tls()),
+        };
+        // Nothing, and the beginning of a record.
+        closes_when_late(tls, &[b"", b"\x16\x03\x01\x02\0\x01"]).await;
+    }
+
+    fn tls() -> crate::serve::tls::ServerTls {
+        let authority = Authority::new();
+        authority.sign("a", &["a.example"]);
+        let path = authority.path("host.yaml");
+        authority.write("host.yaml", &authority.host(&["a"], ""));
+        let file = HostFile::open(Some(path)).expect("a good host file");
+        file.host().load().listener(0).tls.expect("it has TLS")
+    }
+
+    async fn closes_when_late(listener: Listener, firsts: &[&[u8]]) {
+        for first in firsts {
+            let host = Host {
+                listeners: vec![listener.clone()],
+                ..Host::default()
+            };
+            let (mut client, served) = connected_to(Arc::new(host)).await;
+            client.write_all(first).await.expect("it is open");
+            let started = Instant::now();
+            served.await;
+            assert_eq!(started.elapsed().as_secs(), HEADER_READ_TIMEOUT.as_secs());
+            // A reset is an end as well: not all of it was read.
+            let mut told = Vec::new();
+            let _ = client.read_to_end(&mut told).await;
+            assert_eq!(told, b"");
+        }
     }
 
     #[tokio::test(start_paused = true)]

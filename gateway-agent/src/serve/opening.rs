@@ -12,6 +12,7 @@ use crate::{
     config::host::Host,
     request::proxy::Client,
     serve::{
+        places::{Places, Seat},
         proxy_protocol::{self, Sender},
         stream::Stream,
         tls::{self, ServerTls},
@@ -31,6 +32,9 @@ pub(crate) struct Arrived {
     pub(crate) listener: usize,
     /// The host that was in force.
     pub(crate) host: Arc<Host>,
+    pub(crate) places: Places,
+    /// `None`: who it is for is not known before its first bytes.
+    pub(crate) seat: Option<Seat>,
 }
 
 /// A connection of which the first bytes of HTTP are there.
@@ -40,6 +44,8 @@ pub(crate) struct Opened {
     pub(crate) first: BytesMut,
     pub(crate) http2: bool,
     pub(crate) client: Client,
+    /// One of its client's connections.
+    pub(crate) seat: Seat,
 }
 
 /// Opens a connection. It takes as long as the client does; the caller has the
@@ -53,6 +59,8 @@ pub(crate) async fn open(arrived: Arrived) -> io::Result<Opened> {
         mut peer,
         listener,
         host,
+        places,
+        seat,
     } = arrived;
     let listener = host.listener(listener);
     // What most connections do not need is boxed, so that they need not carry it.
@@ -61,6 +69,10 @@ pub(crate) async fn open(arrived: Arrived) -> io::Result<Opened> {
     {
         peer = address.ip().to_canonical();
     }
+    let most = host.limits.max_connections_per_address;
+    let seat = seat.or_else(|| places.seat(peer, most));
+    let too_many = || io::Error::other("too many connections of its client");
+    let seat = seat.ok_or_else(too_many)?;
     let scheme = if listener.tls.is_some() {
         "https"
     } else {
@@ -80,6 +92,7 @@ pub(crate) async fn open(arrived: Arrived) -> io::Result<Opened> {
         first,
         http2,
         client: client(peer, scheme, host)?,
+        seat,
     })
 }
 

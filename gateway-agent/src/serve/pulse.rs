@@ -21,6 +21,7 @@ const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Pulse {
     http2: bool,
     host: Arc<Host>,
+    crowd: Crowd,
     requests: Cell<u32>,
     /// Requests that have their whole answer.
     answered: Cell<u64>,
@@ -36,6 +37,20 @@ pub(crate) struct Pulse {
     /// Frames of answers since they were last asked for.
     progress: Cell<u32>,
     ending: Ending,
+}
+
+/// All requests of a core.
+#[derive(Debug, Default)]
+pub(crate) struct Crowd {
+    running: Rc<Cell<u32>>,
+    /// How many there may be; counted in is the one that begins.
+    most: u32,
+}
+
+impl Crowd {
+    pub(crate) fn new(running: Rc<Cell<u32>>, most: u32) -> Self {
+        Self { running, most }
+    }
 }
 
 /// How well the client takes what we write.
@@ -74,10 +89,11 @@ pub(crate) enum Health {
 impl Pulse {
     /// Of a connection accepted then. An HTTP/2 client may connect ahead of need;
     /// one of HTTP/1 has begun its header when this is made.
-    pub(crate) fn new(http2: bool, accepted: Instant, host: Arc<Host>) -> Self {
+    pub(crate) fn new(http2: bool, accepted: Instant, host: Arc<Host>, crowd: Crowd) -> Self {
         Self {
             http2,
             host,
+            crowd,
             requests: Cell::new(0),
             answered: Cell::new(0),
             in_header: Cell::new(!http2),
@@ -112,6 +128,11 @@ impl Pulse {
         let later = now + shortest.max(LOOK_AT_LEAST_EVERY);
         let next = [unread, due].into_iter().flatten().min();
         Health::Fine(next.map_or(later, |due| due.min(later)))
+    }
+
+    /// A request that begins now is one too many for its core.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.crowd.running.get() > self.crowd.most
     }
 
     /// What was noted since the last call.
@@ -247,6 +268,7 @@ pub(crate) struct Running(Rc<Pulse>);
 impl Running {
     pub(crate) fn new(pulse: &Rc<Pulse>) -> Self {
         pulse.requests.update(|n| n + 1);
+        pulse.crowd.running.update(|n| n + 1);
         pulse.in_header.set(false);
         Self(pulse.clone())
     }
@@ -273,6 +295,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.requests.update(|n| n - 1);
+        self.0.crowd.running.update(|n| n - 1);
         self.0.answered.update(|n| n + 1);
         self.0.since.set(Instant::now());
     }
@@ -286,7 +309,12 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn pulse(http2: bool) -> Rc<Pulse> {
-        Rc::new(Pulse::new(http2, Instant::now(), Arc::default()))
+        Rc::new(Pulse::new(
+            http2,
+            Instant::now(),
+            Arc::default(),
+            Crowd::default(),
+        ))
     }
 
     async fn after(pulse: &Pulse, time: Duration) -> Health {

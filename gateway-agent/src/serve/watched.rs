@@ -137,7 +137,11 @@ impl Watched {
                 break;
             };
             let rest = &bytes[done..];
-            match framing.next(rest, self.pulse.answered(), &self.host.limits) {
+            let next = framing.next(rest, self.pulse.answered(), &self.host.limits);
+            if framing.asked_with_body() {
+                self.pulse.close_after_answer();
+            }
+            match next {
                 Next::Pass(count) => {
                     self.give(&rest[..count], buffer);
                     done += count;
@@ -160,9 +164,6 @@ impl Watched {
         }
         if let Guard::Http1(framing) = &self.guard {
             self.pulse.in_half_a_header(framing.in_head());
-            if framing.asked_with_body() {
-                self.pulse.close_after_answer();
-            }
         }
         Ok(done)
     }

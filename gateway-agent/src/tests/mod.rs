@@ -3,6 +3,7 @@
 mod agent;
 mod apply;
 pub(crate) mod control;
+pub(crate) mod pki;
 mod probing;
 mod proxy;
 mod stream;

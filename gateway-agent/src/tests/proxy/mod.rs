@@ -3,6 +3,7 @@
 
 mod answers;
 mod connections;
+mod edge;
 #[path = "../hostile/mod.rs"]
 mod hostile;
 mod http2;
@@ -12,6 +13,7 @@ mod passing;
 mod rig;
 mod routing;
 mod steering;
+mod tls;
 
 /// A request without a body.
 const GET: &str = "GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";
