@@ -33,6 +33,15 @@ pub(crate) const HEADER_TIMEOUT: &str = "HTTP/1.1 408 Request Timeout\r\n\
     {\"type\":\"about:blank\",\"title\":\"Request Timeout\",\"status\":408,\
     \"detail\":\"the request header did not end in time\",\"reason\":\"header_timeout\"}\n";
 
+/// The same for a small body that its header waited for.
+pub(crate) const BODY_TIMEOUT: &str = "HTTP/1.1 408 Request Timeout\r\n\
+    content-type: application/problem+json\r\n\
+    content-length: 147\r\n\
+    connection: close\r\n\
+    x-rampmeter: reason=body_stalled\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Request Timeout\",\"status\":408,\
+    \"detail\":\"the rest of the request body did not come in time\",\"reason\":\"body_stalled\"}\n";
+
 /// Why we answer instead of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {

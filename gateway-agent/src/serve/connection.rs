@@ -107,7 +107,11 @@ pub(crate) async fn serve(core: Rc<Core>, arrived: Arrived, drain: watch::Receiv
             if ended == Ended::Late {
                 let stream = connection.into_parts().io.into_inner();
                 // A client that does not take it has gone.
-                let _ = timeout(GOODBYE, say_late(stream)).await;
+                let told = match pulse.is_in_small_body() {
+                    true => answer::BODY_TIMEOUT,
+                    false => answer::HEADER_TIMEOUT,
+                };
+                let _ = timeout(GOODBYE, say_late(stream, told)).await;
             }
         }
     }
@@ -126,9 +130,9 @@ fn tracked(mut response: Response<Body>, runs: Running) -> Response<Tracked> {
     response.map(|body| Tracked { body, runs })
 }
 
-/// Tells a client whose header did not come in time.
-async fn say_late(mut stream: Stream) -> io::Result<()> {
-    stream.write_all(answer::HEADER_TIMEOUT.as_bytes()).await?;
+/// Tells a client whose header, or small body, did not come in time.
+async fn say_late(mut stream: Stream, told: &str) -> io::Result<()> {
+    stream.write_all(told.as_bytes()).await?;
     stream.shutdown().await
 }
 

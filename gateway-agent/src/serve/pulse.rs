@@ -29,6 +29,8 @@ pub(crate) struct Pulse {
     in_header: Cell<bool>,
     /// Part of a header waits for the rest, also behind a request.
     half_a_header: Cell<bool>,
+    /// A header is there, and waits for its small body.
+    small_body: Cell<bool>,
     since: Cell<Instant>,
     writing: Writing,
     /// A body was polled: whether it had something, so that the next move is the
@@ -80,7 +82,7 @@ pub(crate) enum Health {
     Fine(Instant),
     /// Without a request for too long.
     Idle,
-    /// In an HTTP/1 header for too long.
+    /// In an HTTP/1 header, or in one and its small body, for too long.
     Late,
     /// Unread for too long.
     Dead,
@@ -98,6 +100,7 @@ impl Pulse {
             answered: Cell::new(0),
             in_header: Cell::new(!http2),
             half_a_header: Cell::new(false),
+            small_body: Cell::new(false),
             since: Cell::new(accepted),
             writing: Writing::default(),
             turn: Cell::new(None),
@@ -110,9 +113,10 @@ impl Pulse {
         let limits = &self.host.limits;
         let resting = self.requests.get() == 0;
         let in_header = self.in_header.get() || self.half_a_header.get();
-        let (limit, over) = match in_header {
-            true => (limits.header_read_timeout, Health::Late),
-            false => (limits.keep_alive_timeout, Health::Idle),
+        let (limit, over) = match (self.small_body.get(), in_header) {
+            (true, _) => (limits.body_idle_timeout, Health::Late),
+            (false, true) => (limits.header_read_timeout, Health::Late),
+            (false, false) => (limits.keep_alive_timeout, Health::Idle),
         };
         let unread = self.writing.due(limits.body_idle_timeout);
         let due = resting.then(|| self.since.get() + limit);
@@ -164,8 +168,18 @@ impl Pulse {
         self.half_a_header.set(half);
     }
 
-    pub(crate) fn is_in_half_a_header(&self) -> bool {
-        self.half_a_header.get()
+    /// A header has come, and only part of its small body.
+    pub(crate) fn in_small_body(&self, small: bool) {
+        self.small_body.set(small);
+    }
+
+    pub(crate) fn is_in_small_body(&self) -> bool {
+        self.small_body.get()
+    }
+
+    /// What came is of no use without the rest.
+    pub(crate) fn waits_for_more(&self) -> bool {
+        self.half_a_header.get() || self.small_body.get()
     }
 
     /// So many bytes were written; `None`: none, as the client takes nothing.

@@ -164,6 +164,7 @@ impl Watched {
         }
         if let Guard::Http1(framing) = &self.guard {
             self.pulse.in_half_a_header(framing.in_head());
+            self.pulse.in_small_body(framing.in_small_body());
         }
         Ok(done)
     }
@@ -239,7 +240,7 @@ impl Read for Watched {
             {
                 return Pin::new(&mut this.inner).poll_read(cx, buffer);
             }
-            let enough = this.waiting.len() >= MAX_WAITING && !this.pulse.is_in_half_a_header();
+            let enough = this.waiting.len() >= MAX_WAITING && !this.pulse.waits_for_more();
             if enough || this.thrown_away >= MAX_THROWN_AWAY {
                 // hyper comes back when it has answered.
                 return Poll::Pending;

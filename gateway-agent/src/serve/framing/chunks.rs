@@ -57,11 +57,14 @@ impl Chunks {
                 };
                 continue;
             }
-            read += 1;
-            match self.step(*byte)? {
-                Some(next) => self.at = next,
-                None => return Ok((read, true)),
+            match self.step(*byte) {
+                Ok(Some(next)) => self.at = next,
+                Ok(None) => return Ok((read + 1, true)),
+                // What came before it is told first, however it came.
+                Err(Broken) if read > 0 => return Ok((read, false)),
+                Err(Broken) => return Err(Broken),
             }
+            read += 1;
         }
         Ok((read, false))
     }

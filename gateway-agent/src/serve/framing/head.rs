@@ -43,6 +43,7 @@ pub(super) struct Head {
     length: Option<u64>,
     codings: Codings,
     upgrade: bool,
+    expect: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +61,8 @@ pub(super) struct Whole {
     pub(super) payload: Payload,
     /// The client would like to speak another protocol.
     pub(super) upgrade: bool,
+    /// The client waits for a word before it sends its body.
+    pub(super) expect: bool,
     /// What hyper gets in its place, as it would not take it as it is.
     pub(super) instead: Option<Vec<u8>>,
 }
@@ -137,6 +140,7 @@ impl Head {
             ));
         }
         match name.len() {
+            6 if is_like(name, b"expect") => self.expect = true,
             7 if is_like(name, b"upgrade") => self.upgrade = true,
             14 if is_like(name, b"content-length") => {
                 let length = length(name, value.trim_ascii())?;
@@ -174,6 +178,7 @@ impl Head {
             size: bytes.len(),
             payload,
             upgrade: head.upgrade,
+            expect: head.expect,
             instead: (!as_it_is).then(|| rewritten(bytes, line.no_target_at, codings)),
         })
     }
@@ -193,6 +198,9 @@ fn request_line(line: &[u8], begin: usize, limits: &HostLimits) -> Result<Reques
     const WRONG: Unfit =
         Unfit::Ambiguous("the request line must be a method, a target and HTTP/1.1");
     let method = memchr(b' ', line).ok_or(WRONG)?;
+    if !line.first().is_some_and(u8::is_ascii_graphic) {
+        return Err(WRONG);
+    }
     let target = line.len().checked_sub(b" HTTP/1.1".len()).ok_or(WRONG)?;
     if method > REST_OF_LINE / 2 {
         return Err(WRONG);

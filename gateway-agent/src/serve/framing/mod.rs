@@ -16,6 +16,9 @@ use crate::request::intake::Unfit;
 use chunks::Chunks;
 use head::{Head, Payload, Whole};
 
+/// A body that is waited for: what its header and a write of most clients have.
+pub(crate) const SMALL_BODY: u64 = 64 << 10;
+
 /// What the next bytes of a connection are.
 #[derive(Debug)]
 pub(crate) struct Framing {
@@ -29,6 +32,8 @@ pub(crate) struct Framing {
 #[derive(Debug)]
 enum At {
     Head(Head),
+    /// In a small body whose header waits for it.
+    Small(Whole, u64),
     Body(u64),
     Chunks(Chunks),
     /// Behind a request that asked for another protocol.
@@ -68,6 +73,11 @@ impl Framing {
         matches!(self.at, At::Open)
     }
 
+    /// A header waits for its small body.
+    pub(crate) fn in_small_body(&self) -> bool {
+        matches!(self.at, At::Small(..))
+    }
+
     /// Part of a header has come, and its end has not.
     pub(crate) fn in_head(&self) -> bool {
         matches!(&self.at, At::Head(head) if head.has_begun())
@@ -97,13 +107,14 @@ impl Framing {
                 self.next(bytes, answered, limits)
             }
             At::Head(head) => match head.read(bytes, limits) {
-                Ok(Some(whole)) => self.begin(whole),
+                Ok(Some(whole)) => self.begin_with(whole, bytes),
                 Ok(None) => Next::Wait,
                 Err(unfit) => {
                     self.at = At::Broken;
                     Next::Refuse(unfit)
                 }
             },
+            At::Small(..) => self.next_of_small(bytes),
             At::Body(left) => {
                 let here = (*left).min(bytes.len() as u64);
                 *left -= here;
@@ -124,6 +135,31 @@ impl Framing {
                     Next::End
                 }
             },
+        }
+    }
+
+    /// A header whose body is small waits for it: who sends that slowly holds no
+    /// place at a backend meanwhile.
+    fn begin_with(&mut self, head: Whole, bytes: &[u8]) -> Next {
+        match head.payload {
+            Payload::Length(length @ 1..=SMALL_BODY) if !head.expect => {
+                self.at = At::Small(head, length);
+                // It may be there already.
+                self.next_of_small(bytes)
+            }
+            _ => self.begin(head),
+        }
+    }
+
+    fn next_of_small(&mut self, bytes: &[u8]) -> Next {
+        match std::mem::replace(&mut self.at, At::Broken) {
+            At::Small(head, length) if bytes.len() as u64 >= head.size as u64 + length => {
+                self.begin(head)
+            }
+            other => {
+                self.at = other;
+                Next::Wait
+            }
         }
     }
 

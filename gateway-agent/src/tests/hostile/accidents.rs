@@ -158,3 +158,25 @@ async fn an_accept_error_does_not_end_the_server_rustsec_2024_0376() {
     let accepted = next(async || failures.pop().map_or(Ok("a connection"), Err)).await;
     assert_eq!(accepted, "a connection");
 }
+
+#[tokio::test]
+async fn a_small_body_that_comes_slowly_holds_no_place_at_a_backend() {
+    let backend = Scripted::start().await;
+    let rig = Rig::in_front_of(backend.address, "");
+    let mut slow = rig.client().await;
+    slow.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nsl")
+        .await;
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    let mut upstream = backend.accept().await;
+    let head = upstream.head().await;
+    assert!(head.starts_with("get / "), "the first that it hears of");
+    upstream.write(OK).await;
+    client.until("ok").await;
+    slow.write(&["ow", GET].concat()).await;
+    assert!(upstream.head().await.starts_with("post / "));
+    assert_eq!(upstream.until("slow").await, "slow");
+    upstream.write(OK).await;
+    slow.until("ok").await;
+    assert!(upstream.head().await.starts_with("get / "));
+}

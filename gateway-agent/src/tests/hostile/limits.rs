@@ -318,7 +318,7 @@ async fn slow_clients_are_gone_when_their_time_is_over() {
                 loop {
                     tokio::time::sleep(LIMIT / 4).await;
                     if writing.write_all(drip.as_bytes()).await.is_err() {
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     }
                 }
             };

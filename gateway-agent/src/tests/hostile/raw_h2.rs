@@ -196,12 +196,4 @@ impl RawH2 {
         ended.await.expect("a flood ends its connection in time");
         (started.elapsed(), sent)
     }
-
-    /// Reads until the other side closes; whether it did in time.
-    pub(super) async fn is_closed_in(mut self, patience: Duration) -> bool {
-        let mut unread = vec![0; 64 << 10];
-        let closed =
-            async { while !matches!(self.stream.read(&mut unread).await, Ok(0) | Err(_)) {} };
-        timeout(patience, closed).await.is_ok()
-    }
 }
