@@ -8,7 +8,7 @@ import sys
 import time
 
 # More than sockets hold by themselves.
-BIG = 8 << 20
+BIG = 3 << 20
 PIECE = 32 << 10
 # Requests a second of the healthy client, on as many connections as it needs.
 RATE = 50

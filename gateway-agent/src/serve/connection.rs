@@ -105,13 +105,13 @@ pub(crate) async fn serve(core: Rc<Core>, arrived: Arrived, drain: watch::Receiv
             let mut connection = http1_builder(limits).serve_connection(io, service);
             let ended = drive(Pin::new(&mut connection), &pulse, drain).await;
             if ended == Ended::Late {
-                let stream = connection.into_parts().io.into_inner();
+                let mut io = connection.into_parts().io;
                 // A client that does not take it has gone.
                 let told = match pulse.is_in_small_body() {
                     true => answer::BODY_TIMEOUT,
                     false => answer::HEADER_TIMEOUT,
                 };
-                let _ = timeout(GOODBYE, say_late(stream, told)).await;
+                let _ = timeout(GOODBYE, say_late(io.socket(), told)).await;
             }
         }
     }
@@ -131,7 +131,7 @@ fn tracked(mut response: Response<Body>, runs: Running) -> Response<Tracked> {
 }
 
 /// Tells a client whose header, or small body, did not come in time.
-async fn say_late(mut stream: Stream, told: &str) -> io::Result<()> {
+async fn say_late(stream: &mut Stream, told: &str) -> io::Result<()> {
     stream.write_all(told.as_bytes()).await?;
     stream.shutdown().await
 }

@@ -74,6 +74,7 @@ struct Ending {
     ended: Cell<bool>,
     close_after_answer: Cell<bool>,
     switched: Cell<bool>,
+    dead: Cell<bool>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +122,7 @@ impl Pulse {
         let unread = self.writing.due(limits.body_idle_timeout);
         let due = resting.then(|| self.since.get() + limit);
         if unread.is_some_and(|due| due <= now) {
+            self.ending.dead.set(true);
             return Health::Dead;
         }
         if due.is_some_and(|due| due <= now) {
@@ -224,6 +226,11 @@ impl Pulse {
 
     pub(crate) fn closes_after_answer(&self) -> bool {
         self.ending.close_after_answer.get()
+    }
+
+    /// Its client takes nothing, and is not waited for any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.ending.dead.get()
     }
 
     /// From here on, another protocol is spoken.

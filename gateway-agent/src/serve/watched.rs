@@ -11,11 +11,13 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     time::Instant,
@@ -94,9 +96,9 @@ impl Watched {
         }
     }
 
-    /// The socket, which is not looked at any more.
-    pub(crate) fn into_inner(self) -> Stream {
-        self.inner.into_inner()
+    /// The socket, to say a last word on.
+    pub(crate) fn socket(&mut self) -> &mut Stream {
+        self.inner.inner_mut()
     }
 
     fn note(&self, written: &Poll<io::Result<usize>>) {
@@ -208,6 +210,18 @@ impl Watched {
             self.sort_with_waiting(read, buffer)?;
             Poll::Ready(Ok(true))
         })
+    }
+}
+
+impl Drop for Watched {
+    /// Closed as usual, a socket would go on to offer what nobody takes, from
+    /// megabytes of the kernel's memory.
+    fn drop(&mut self) {
+        if self.pulse.is_dead() {
+            let socket = SockRef::from(self.inner.inner().socket());
+            // Where it cannot be told, it lasts as long as the kernel likes.
+            let _ = socket.set_linger(Some(Duration::ZERO));
+        }
     }
 }
 
