@@ -30,6 +30,10 @@ pub const MAX_HEADERS: usize = 100;
 /// earlier; bodies want larger reads.
 pub const MAX_BUFFER_BYTES: usize = 64 << 10;
 
+/// What the kernel may hold of ours for a client that it has not begun to send:
+/// enough that no link waits for us, and not the megabytes that it would take.
+pub(crate) const MAX_UNSENT_BYTES: u32 = 128 << 10;
+
 /// Time from the first byte of a header to its last; also from accepting a
 /// connection to its first request. Slower is an attack or a dead link.
 pub const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);

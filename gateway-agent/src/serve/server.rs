@@ -4,6 +4,7 @@
 use std::{cell::Cell, io, net::SocketAddr, rc::Rc, sync::Arc, thread};
 
 use breaker_core::AgentId;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
@@ -16,7 +17,7 @@ use crate::{
     admit::gate::CoreGate,
     backend::upstream::Core,
     config::host::{Host, SharedHost},
-    limits::{BACKLOG, LOOK_FOR_IDLE},
+    limits::{BACKLOG, LOOK_FOR_IDLE, MAX_UNSENT_BYTES},
     serve::{
         connection,
         listener::{self, Listeners},
@@ -220,6 +221,9 @@ impl Door {
     ) {
         // Without it, answers are merely later.
         let _ = stream.set_nodelay(true);
+        // Without it, who reads slowly has the kernel hold megabytes.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES);
         let arrived = Arrived {
             stream,
             peer: peer.ip().to_canonical(),
