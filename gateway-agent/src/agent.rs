@@ -36,6 +36,7 @@ use crate::{
     },
     probe::prober,
     serve::{
+        capacity::{self, Memory},
         listener::Listeners,
         server::{Edge, Server},
     },
@@ -152,9 +153,11 @@ impl Agent {
             ended,
         };
         let gates = control.gates();
+        let connections = capacity(&settings.host, gates.len(), agent.listeners.len());
         let edge = Edge {
             host: settings.host.host().clone(),
             agent: Some(agent.id.clone()),
+            connections: Some(connections),
             places: control.places.clone(),
             sight: control.sight.clone(),
         };
@@ -208,6 +211,24 @@ impl Agent {
     pub async fn ended(&mut self) {
         let _ = (&mut self.ended).await;
     }
+}
+
+/// How many connections of clients this host has descriptors for; tells what the
+/// agent may take of the host.
+fn capacity(host: &HostFile, cores: usize, listeners: usize) -> usize {
+    let descriptors = capacity::raise_descriptors();
+    let connections = capacity::connections(descriptors, cores, listeners);
+    let host = host.host().load();
+    let allowed = host.limits.max_connections as usize;
+    if connections < allowed {
+        tracing::warn!(
+            "there are descriptors for {connections} connections only, not the {allowed} allowed: \
+             raise the limit of open files (ulimit -n, LimitNOFILE) or lower max_connections"
+        );
+    }
+    let memory = Memory::of(&host, connections);
+    tracing::info!("memory for clients, backends and cache: {memory}");
+    connections
 }
 
 /// The name it was given, kept, or made up: unique in the fleet.

@@ -5,12 +5,12 @@
 //! does: `response_headers` runs from the last byte of the request that the
 //! client let us send, and the rest of `total` is what the body may make us
 //! wait. Streams (gRPC, server-sent events) pause by design: once they have
-//! started, only [`STREAM_IDLE`] ends them.
+//! started, only their idle time ends them.
 
 use std::{pin::pin, rc::Rc, time::Duration};
 
 use breaker_core::outcome::{FailureKind, OutcomeClass};
-use fleet_config::{Retry, Timeouts};
+use fleet_config::{HostLimits, Retry, Timeouts};
 use futures_util::FutureExt;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
@@ -35,7 +35,6 @@ use crate::{
         watchdog::Watchdog,
     },
     cache::run::UntilClose,
-    limits::{BODY_IDLE, STREAM_IDLE},
     request::{answer::Fault, body::Body, headers},
 };
 
@@ -45,6 +44,8 @@ pub(crate) struct Call<'a> {
     pub(crate) grpc: bool,
     /// How to retry it; `None`: not at all, or not again.
     pub(crate) retry: Option<&'a Retry>,
+    /// Of the client's connection.
+    pub(crate) limits: &'a HostLimits,
 }
 
 /// What came of sending a request.
@@ -349,8 +350,8 @@ fn deliver(
     } else {
         let streams = grpc || is_event_stream(&parts.headers);
         let watchdog = match streams {
-            true => Watchdog::new(STREAM_IDLE, None),
-            false => Watchdog::new(BODY_IDLE, Some(left)),
+            true => Watchdog::new(call.limits.stream_idle_timeout, None),
+            false => Watchdog::new(call.limits.body_idle_timeout, Some(left)),
         };
         if is_until_close(&parts) {
             parts.extensions.insert(UntilClose);

@@ -25,6 +25,9 @@ pub(crate) enum Broken {
     /// Nothing came for too long.
     #[error("the backend stalled")]
     Stalled,
+    /// A bug of ours.
+    #[error("the body panicked")]
+    Panicked,
 }
 
 impl Broken {
@@ -33,6 +36,7 @@ impl Broken {
         match self {
             Self::Reset(_) => "reset",
             Self::Stalled => "stalled",
+            Self::Panicked => "internal",
         }
     }
 }

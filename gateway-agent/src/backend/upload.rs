@@ -14,7 +14,10 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::backend::{kept::Cursor, watchdog::Watchdog};
+use crate::{
+    backend::{kept::Cursor, watchdog::Watchdog},
+    serve::pulse::LEAST_PROGRESS,
+};
 
 /// What a client did wrong while sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -131,33 +134,46 @@ impl Source {
     }
 }
 
+/// How slow a body may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// How long it may pause.
+    pub(crate) idle: Duration,
+    /// How long we may wait in all for [`LEAST_PROGRESS`] bytes; `None`: for ever,
+    /// as messages of a stream are small and far between.
+    pub(crate) trickle: Option<Duration>,
+}
+
 /// A request's body.
 #[derive(Debug)]
 pub(crate) struct Upload {
     body: Source,
     progress: Rc<Progress>,
     watchdog: Watchdog,
+    pace: Pace,
+    /// Bytes since the last [`LEAST_PROGRESS`].
+    progressed: usize,
     /// Bytes that may still come.
     allowance: u64,
 }
 
 impl Upload {
-    /// Of `body`, of which `max_bytes` are allowed, and which may pause for `idle`.
-    pub(crate) fn new(body: Incoming, max_bytes: Option<u64>, idle: Duration) -> Self {
-        Self::of(body, max_bytes, idle, Source::Client)
+    /// Of `body`, of which `max_bytes` are allowed, at this pace.
+    pub(crate) fn new(body: Incoming, max_bytes: Option<u64>, pace: Pace) -> Self {
+        Self::of(body, max_bytes, pace, Source::Client)
     }
 
     /// The same, to be kept for another attempt.
-    pub(crate) fn kept(body: Incoming, max_bytes: Option<u64>, idle: Duration) -> Self {
+    pub(crate) fn kept(body: Incoming, max_bytes: Option<u64>, pace: Pace) -> Self {
         let allowance = max_bytes.unwrap_or(u64::MAX);
         let source = |body| Source::Kept(Cursor::new(body, allowance));
-        Self::of(body, max_bytes, idle, source)
+        Self::of(body, max_bytes, pace, source)
     }
 
     fn of(
         body: Incoming,
         max_bytes: Option<u64>,
-        idle: Duration,
+        pace: Pace,
         source: impl FnOnce(Incoming) -> Source,
     ) -> Self {
         let ended = body.is_end_stream();
@@ -166,14 +182,16 @@ impl Upload {
             false => source(body),
         };
         let progress = Rc::new(Progress::new(ended));
-        Self::with(body, progress, idle, max_bytes.unwrap_or(u64::MAX))
+        Self::with(body, progress, pace, max_bytes.unwrap_or(u64::MAX))
     }
 
-    fn with(body: Source, progress: Rc<Progress>, idle: Duration, max_bytes: u64) -> Self {
+    fn with(body: Source, progress: Rc<Progress>, pace: Pace, max_bytes: u64) -> Self {
         Self {
             body,
             progress,
-            watchdog: Watchdog::new(idle, None),
+            watchdog: Watchdog::new(pace.idle, pace.trickle),
+            pace,
+            progressed: 0,
             allowance: max_bytes,
         }
     }
@@ -186,8 +204,12 @@ impl Upload {
             Source::Client(_) => return None,
             Source::Kept(cursor) => (Source::Kept(cursor.another()), cursor.max_bytes()),
         };
-        let (progress, idle) = (self.progress.clone(), self.watchdog.idle());
-        Some(Self::with(body, progress, idle, max_bytes))
+        Some(Self::with(
+            body,
+            self.progress.clone(),
+            self.pace,
+            max_bytes,
+        ))
     }
 
     /// Another attempt begins with this. What an earlier one still asks for, it does
@@ -218,6 +240,17 @@ impl Upload {
             self.progress.fault.set(Some(fault));
         }
         Poll::Ready(Some(Err(fault)))
+    }
+
+    /// A byte now and then is no body on its way but a place that is held.
+    fn came(&mut self, length: usize) {
+        self.progressed += length;
+        if let Some(budget) = self.pace.trickle
+            && self.progressed >= LEAST_PROGRESS
+        {
+            self.progressed = 0;
+            self.watchdog.renew(budget);
+        }
     }
 
     fn end(&mut self) {
@@ -254,7 +287,9 @@ impl http_body::Body for Upload {
                 Poll::Ready(None)
             }
             Some(frame) => {
-                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                self.came(length);
+                let length = length as u64;
                 let Some(left) = self.allowance.checked_sub(length) else {
                     return self.fail(UploadFault::TooLarge);
                 };
@@ -292,12 +327,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_may_pause_for_as_long_as_its_kind_of_request_may() {
         const IDLE: Duration = Duration::from_secs(300);
+        const PACE: Pace = Pace {
+            idle: IDLE,
+            trickle: None,
+        };
         let (mut client, server) = tokio::io::duplex(1024);
         let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf";
         client.write_all(head).await.expect("it is open");
         let started = Instant::now();
         let service = service_fn(async |request: http::Request<Incoming>| {
-            let upload = Upload::new(request.into_body(), None, IDLE);
+            let upload = Upload::new(request.into_body(), None, PACE);
             let stalled = upload.collect().await.expect_err("it never ends");
             assert_eq!(stalled, UploadFault::Stalled);
             Err::<http::Response<String>, _>(stalled)
@@ -305,5 +344,44 @@ mod tests {
         let served = http1::Builder::new().serve_connection(TokioIo::new(server), service);
         served.await.expect_err("it stalled");
         assert_eq!(started.elapsed(), IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_now_and_then_is_no_progress() {
+        const IDLE: Duration = Duration::from_secs(30);
+        const PACE: Pace = Pace {
+            idle: IDLE,
+            trickle: Some(IDLE),
+        };
+        let (mut client, server) = tokio::io::duplex(1024);
+        let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9000\r\n\r\n";
+        client.write_all(head).await.expect("it is open");
+        let started = Instant::now();
+        let service = service_fn(async |request: http::Request<Incoming>| {
+            let upload = Upload::new(request.into_body(), None, PACE);
+            let stalled = upload.collect().await.expect_err("it takes too long");
+            assert_eq!(stalled, UploadFault::Stalled);
+            Err::<http::Response<String>, _>(stalled)
+        });
+        let trickle = async {
+            // As slow as is allowed, and then slower.
+            for _ in 0..3 {
+                tokio::time::sleep(IDLE - Duration::from_secs(1)).await;
+                client
+                    .write_all(&[b'x'; LEAST_PROGRESS])
+                    .await
+                    .expect("open");
+            }
+            loop {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                client.write_all(b"x").await.expect("it is open");
+            }
+        };
+        let served = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+        tokio::select! {
+            served = served => served.expect_err("it stalled"),
+            () = trickle => unreachable!("it goes on for ever"),
+        };
+        assert_eq!(started.elapsed().as_secs(), 3 * 29 + IDLE.as_secs());
     }
 }

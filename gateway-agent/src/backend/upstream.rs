@@ -10,7 +10,7 @@ use std::{
 };
 
 use breaker_core::ids::{BackendName, ServiceName};
-use fleet_config::{FleetConfig, Retry, Service, Timeouts, UpstreamProtocol};
+use fleet_config::{FleetConfig, HostLimits, Retry, Service, Timeouts, UpstreamProtocol};
 use tokio::time::Instant;
 
 use crate::{
@@ -25,8 +25,9 @@ use crate::{
         retry::Budget,
     },
     cache::flight::Flights,
+    limits::{LEAST_REQUESTS, REQUESTS_PER_CONNECTION},
     request::{headers::Via, router::Router},
-    serve::server::Edge,
+    serve::{pulse::Crowd, server::Edge},
     sight::setup::CoreSight,
 };
 
@@ -38,6 +39,8 @@ pub(crate) struct Core {
     pub(crate) via: Via,
     pub(crate) sight: CoreSight,
     share: Share,
+    /// Running now.
+    requests: Rc<Cell<u32>>,
     table: RefCell<Rc<Table>>,
     started: Instant,
     /// xorshift state: picks endpoints.
@@ -101,6 +104,7 @@ impl Core {
             edge,
             sight,
             share,
+            requests: Rc::default(),
             table: RefCell::new(Rc::new(table)),
             started: Instant::now(),
             dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),
@@ -124,6 +128,16 @@ impl Core {
         }
         *self.table.borrow_mut() = next.clone();
         next
+    }
+
+    /// This core's requests, and how many of them connections under `limits` may
+    /// make.
+    pub(crate) fn crowd(&self, limits: &HostLimits) -> Crowd {
+        let allowed = limits
+            .max_connections
+            .saturating_mul(REQUESTS_PER_CONNECTION);
+        let cores = u32::try_from(self.share.cores.max(1)).unwrap_or(u32::MAX);
+        Crowd::new(self.requests.clone(), (allowed / cores).max(LEAST_REQUESTS))
     }
 
     /// Closes connections that have idled for too long.

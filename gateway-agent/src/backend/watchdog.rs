@@ -33,15 +33,17 @@ impl Watchdog {
         }
     }
 
-    /// How long one wait may be.
-    pub(crate) fn idle(&self) -> Duration {
-        self.idle
-    }
-
     /// Something came.
     pub(crate) fn fed(&mut self) {
         if let (Some(since), Some(budget)) = (self.waiting_since.take(), &mut self.budget) {
             *budget = budget.saturating_sub(since.elapsed());
+        }
+    }
+
+    /// What came is worth a whole new budget.
+    pub(crate) fn renew(&mut self, budget: Duration) {
+        if let Some(left) = &mut self.budget {
+            *left = budget;
         }
     }
 

@@ -35,7 +35,7 @@ use crate::{
         watched::{Context, Watched},
     },
     probe::findings::Findings,
-    serve::listener::Places,
+    serve::places::Places,
     sight::setup::Sight,
 };
 

@@ -34,6 +34,15 @@ pub(crate) const HEADER_TIMEOUT: &str = "HTTP/1.1 408 Request Timeout\r\n\
     {\"type\":\"about:blank\",\"title\":\"Request Timeout\",\"status\":408,\
     \"detail\":\"the request header did not end in time\",\"reason\":\"header_timeout\"}\n";
 
+/// The same for a small body that its header waited for.
+pub(crate) const BODY_TIMEOUT: &str = "HTTP/1.1 408 Request Timeout\r\n\
+    content-type: application/problem+json\r\n\
+    content-length: 147\r\n\
+    connection: close\r\n\
+    x-rampmeter: reason=body_stalled\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Request Timeout\",\"status\":408,\
+    \"detail\":\"the rest of the request body did not come in time\",\"reason\":\"body_stalled\"}\n";
+
 /// Why we answer instead of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -51,6 +60,8 @@ pub(crate) enum Fault {
     BodyStalled,
     /// Every connection to the endpoint is busy.
     Limit,
+    /// This agent has as many requests as it may hold.
+    Full,
     /// No connection to the endpoint.
     Connect,
     /// No connection to the endpoint in time.
@@ -122,13 +133,13 @@ impl Fault {
                 S::URI_TOO_LONG,
                 INTERNAL,
                 "target_too_long",
-                "the request target is longer than 8 KiB",
+                "the request target is longer than allowed",
             )),
             Self::Unfit(Unfit::FieldsTooLarge) => closing(face(
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 RESOURCE_EXHAUSTED,
                 "fields_too_large",
-                "a field is longer than 8 KiB, or all together than 16 KiB",
+                "a field, or all together, are longer or more than allowed",
             )),
             Self::Unfit(Unfit::Connect) => closing(face(
                 S::METHOD_NOT_ALLOWED,
@@ -171,6 +182,12 @@ impl Fault {
                 UNAVAILABLE,
                 "limit",
                 "every connection to the backend is in use",
+            ),
+            Self::Full => face(
+                S::SERVICE_UNAVAILABLE,
+                UNAVAILABLE,
+                "full",
+                "the gateway has as many requests as it may hold",
             ),
             Self::Connect => face(
                 S::BAD_GATEWAY,

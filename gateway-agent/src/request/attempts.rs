@@ -14,16 +14,16 @@ use crate::{
     backend::{
         forward::{Attempt, Call, forward, may_be_done_twice},
         pool::Pool,
-        upload::Upload,
+        upload::{Pace, Upload},
         upstream::{Core, Table, Upstream},
     },
-    limits::{BODY_IDLE, STREAM_IDLE},
     request::{
         answer::Fault,
         body::Body,
         deadline::Deadline,
         drill,
         headers::{self, Via},
+        intake::Unfit,
         proxy::Client,
         rejection::Rejection,
         retries::Trip,
@@ -88,15 +88,26 @@ pub(crate) async fn run(
     let call = Call {
         grpc,
         retry: retries.map(|retries| &retries.settings),
+        limits: &client.host.limits,
     };
     // Forward and classify.
     let host = upstream_host(&parts, &authority, &pool);
     // A caller of a gRPC stream pauses as its server does.
-    let idle = if grpc { STREAM_IDLE } else { BODY_IDLE };
+    let limits = &client.host.limits;
+    let pace = match grpc {
+        true => Pace {
+            idle: limits.stream_idle_timeout,
+            trickle: None,
+        },
+        false => Pace {
+            idle: limits.body_idle_timeout,
+            trickle: Some(limits.body_idle_timeout),
+        },
+    };
     let keep = retries.is_some() && may_be_done_twice(&parts.method, call);
     let body = match keep {
-        true => Upload::kept(body, destination.max_request_bytes, idle),
-        false => Upload::new(body, destination.max_request_bytes, idle),
+        true => Upload::kept(body, destination.max_request_bytes, pace),
+        false => Upload::new(body, destination.max_request_bytes, pace),
     };
     telling.uploads(body.progress());
     let http2 = (grpc || upstream.http2).then(|| pool.endpoint().scheme);
@@ -117,6 +128,7 @@ pub(crate) async fn run(
             service: &destination.service,
             wish,
             grpc,
+            limits,
             deadline: deadline.as_deref().copied(),
         };
         return Box::pin(trip.again(attempt, again, (upstream, pool), decision, telling)).await;
@@ -186,6 +198,10 @@ fn outgoing(
     parts.uri = upstream_uri(&parts.uri, path, http2.map(|scheme| (scheme, &host)))
         .ok_or(Fault::Internal)?;
     if http2.is_some() {
+        if parts.headers.contains_key(header::TRANSFER_ENCODING) {
+            let why = "HTTP/2, which this backend speaks, has no transfer codings";
+            return Err(Fault::Unfit(Unfit::Ambiguous(why)));
+        }
         parts.version = http::Version::HTTP_2;
         parts.headers.remove(header::HOST);
     } else {

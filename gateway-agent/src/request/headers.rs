@@ -8,7 +8,7 @@ use http::{
     header::{self, Entry},
 };
 
-use crate::request::proxy::Client;
+use crate::{request::proxy::Client, serve::framing::CHUNKED};
 
 /// This agent in `Via`. Its name is in it, so that agents may be chained, and a
 /// request that comes back to the same one is known.
@@ -115,12 +115,27 @@ pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
     tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
+/// The transfer codings of a body that is more than chunks: they are how its
+/// content is to be read, and nobody but the backend can.
+fn codings_of_content(headers: &HeaderMap) -> Option<HeaderValue> {
+    let codings = headers.get(header::TRANSFER_ENCODING)?;
+    let plain = codings.as_bytes().eq_ignore_ascii_case(CHUNKED.as_bytes());
+    (!plain).then(|| codings.clone())
+}
+
 /// Makes a client's header fit for a backend. Clients are not trusted to say who
 /// they are, so their own `Forwarded` and `X-Forwarded-*` go; those of a trusted
 /// proxy stay, with the proxy added to the list.
 pub(crate) fn prepare_request(headers: &mut HeaderMap, client: &Client, host: &HeaderValue) {
     let trailers = accepts_trailers(headers);
+    let codings = codings_of_content(headers);
     strip_hop_by_hop(headers);
+    if let Some(codings) = codings {
+        // A backend that does not know them may misread where the body ends: its
+        // connection is not used again.
+        headers.insert(header::TRANSFER_ENCODING, codings);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -177,6 +192,7 @@ mod tests {
             address: HeaderValue::from_static("192.0.2.7"),
             scheme: HeaderValue::from_static("https"),
             trusted,
+            host: std::sync::Arc::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! One request's way, from the client's header to the answer's.
 
-use std::{panic::AssertUnwindSafe, rc::Rc};
+use std::{panic::AssertUnwindSafe, rc::Rc, sync::Arc};
 
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, Version, header, request::Parts};
@@ -13,6 +13,7 @@ use crate::{
         upstream::{Core, Table},
     },
     cache,
+    config::host::Host,
     request::{
         answer::Fault,
         attempts::{self, Asked},
@@ -33,6 +34,8 @@ pub(crate) struct Client {
     pub(crate) scheme: HeaderValue,
     /// A proxy whose word about the clients behind it is passed on.
     pub(crate) trusted: bool,
+    /// The host in force when it connected.
+    pub(crate) host: Arc<Host>,
 }
 
 /// Answers a request. A bug that panics costs this request only.
@@ -81,7 +84,7 @@ async fn handle(
     let table = core.table();
     let (parts, body) = request.into_parts();
     // Normalise and refuse.
-    let target = intake::inspect(&parts).map_err(Fault::Unfit)?;
+    let target = intake::inspect(&parts, &client.host.limits).map_err(Fault::Unfit)?;
     if core.via.is_in(&parts.headers) {
         return Err(Fault::Loop.into());
     }

@@ -4,6 +4,7 @@
 use std::{rc::Rc, time::Duration};
 
 use breaker_core::Version;
+use fleet_config::HostLimits;
 use http::Response;
 use tokio::time::sleep;
 
@@ -37,6 +38,7 @@ pub(crate) struct Trip<'a> {
     pub(crate) service: &'a Service,
     pub(crate) wish: Wish,
     pub(crate) grpc: bool,
+    pub(crate) limits: &'a HostLimits,
     pub(crate) deadline: Option<Deadline>,
 }
 
@@ -91,6 +93,7 @@ impl<'a> Trip<'a> {
         let settings = upstream.retries.as_ref().map(|retries| &retries.settings);
         Call {
             grpc: self.grpc,
+            limits: self.limits,
             retry: settings.filter(|settings| nth < settings.max_retries),
         }
     }

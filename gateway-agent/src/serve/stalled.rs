@@ -1,21 +1,32 @@
 //! HTTP/2 streams whose client takes nothing. Its window is a stream's own, so
 //! the connection's pulse does not show it: a stream whose body has something
-//! that cannot be sent for [`BODY_IDLE`] is reset, alone.
+//! that cannot be sent for a body's idle time is reset, alone.
 
 use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use hyper::rt::Executor;
 use pin_project_lite::pin_project;
 
-use crate::{backend::watchdog::Watchdog, limits::BODY_IDLE, serve::pulse::Pulse};
+use crate::{backend::watchdog::Watchdog, serve::pulse::Pulse};
 
 /// Runs one connection's streams on the current core.
 #[derive(Debug, Clone)]
-pub(crate) struct Streams(pub(crate) Rc<Pulse>);
+pub(crate) struct Streams {
+    pulse: Rc<Pulse>,
+    /// How long a stream may have something to send and nothing taken.
+    idle: Duration,
+}
+
+impl Streams {
+    pub(crate) fn new(pulse: Rc<Pulse>, idle: Duration) -> Self {
+        Self { pulse, idle }
+    }
+}
 
 impl<F> Executor<F> for Streams
 where
@@ -24,8 +35,8 @@ where
     fn execute(&self, stream: F) {
         tokio::task::spawn_local(Watched {
             stream,
-            pulse: self.0.clone(),
-            watchdog: Watchdog::new(BODY_IDLE, None),
+            pulse: self.pulse.clone(),
+            watchdog: Watchdog::new(self.idle, None),
             clients_turn: false,
         });
     }

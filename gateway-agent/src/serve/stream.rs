@@ -23,6 +23,14 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// What all of it goes through.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
     /// What the client and we agreed on in ALPN.
     pub(crate) fn protocol(&self) -> Option<&[u8]> {
         match self {

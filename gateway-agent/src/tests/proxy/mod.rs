@@ -8,6 +8,8 @@ mod endpoints;
 mod fallback;
 mod fresh;
 mod grpc;
+#[path = "../hostile/mod.rs"]
+mod hostile;
 mod http2;
 mod lifecycle;
 mod outcomes;
