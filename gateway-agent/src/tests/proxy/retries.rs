@@ -307,15 +307,16 @@ async fn a_body_that_is_still_coming_is_sent_again_from_its_start() {
     let rig = Rig::in_front_of(backend.address, RETRY);
     let mut client = rig.client().await;
     client
-        .write("PUT / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf")
+        .write("PUT / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n")
         .await;
     let mut upstream = backend.accept().await;
     upstream.until("half").await;
     drop(upstream);
     let mut upstream = backend.accept().await;
     upstream.until("half").await;
-    client.write("other").await;
+    client.write("5\r\nother\r\n0\r\n\r\n").await;
     upstream.until("other").await;
+    upstream.until("0\r\n\r\n").await;
     upstream.write(OK).await;
     client.until("ok").await;
     rig.in_flight(0).await;
