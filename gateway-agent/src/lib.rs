@@ -32,6 +32,7 @@ pub mod limits;
 pub mod probe;
 mod request;
 pub mod serve;
+mod short;
 mod sight;
 
 #[cfg(test)]

@@ -15,7 +15,10 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::backend::tls::{Tls, TlsError};
+use crate::{
+    backend::tls::{Tls, TlsError},
+    short,
+};
 
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -95,7 +98,12 @@ impl AsyncWrite for Stream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Bare(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Bare(stream) => short::write(
+                (Pin::new(stream), cx),
+                slices,
+                |(stream, cx), whole| stream.poll_write(cx, whole),
+                |(stream, cx), slices| stream.poll_write_vectored(cx, slices),
+            ),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }

@@ -212,11 +212,11 @@ impl Way {
         match self.forward(asked, telling).await {
             Ok(response) => {
                 let times = Times::since(started);
-                let kept = self.answered(&get, response, forward, generation, times);
-                Ok(kept.unwrap_or_else(|ours| {
+                let (answer, ours) = self.answered(&get, response, forward, generation, times);
+                if ours {
                     telling.ours();
-                    ours
-                }))
+                }
+                Ok(answer)
             }
             Err(rejection) if is_outage(&rejection) => {
                 let instead = self.instead(&get, None);
@@ -259,8 +259,8 @@ impl Way {
         Some((response, stored))
     }
 
-    /// What a client gets of a backend's response; an error if it gets a kept one
-    /// in an emergency.
+    /// What a client gets of a backend's response, and whether it is a kept one in
+    /// an emergency.
     fn answered(
         &self,
         get: &Get,
@@ -268,7 +268,7 @@ impl Way {
         forward: Forward,
         generation: Generation,
         times: Times,
-    ) -> Result<Response<Body>, Response<Body>> {
+    ) -> (Response<Body>, bool) {
         let status = response.status();
         if is_failure(status)
             && let Some((mut instead, stored)) = self.instead(get, Some(status))
@@ -276,13 +276,13 @@ impl Way {
             let reason = format!("reason=status_{}", status.as_u16());
             answer::mark(&mut instead, &reason, is_stale(&stored));
             finish(response.into_body());
-            return Err(instead);
+            return (instead, true);
         }
         if status == StatusCode::NOT_MODIFIED {
             let unchanged = response.headers();
             if let Some(stored) = forward.validating {
                 let renewed = self.renew(get, &stored, unchanged, generation, times);
-                return Ok(answer::reply(&renewed, get, Why::Validated));
+                return (answer::reply(&renewed, get, Why::Validated), false);
             }
             let confirmed = self.find(get);
             if let Some(stored) =
@@ -293,10 +293,11 @@ impl Way {
         }
         let fill = self.fill(get, &response, forward.leading, generation, times);
         answer::forwarded(response.headers_mut(), forward.why, fill.is_some());
-        Ok(match fill {
+        let answer = match fill {
             Some(fill) => response.map(|body| Tee::body(body, fill)),
             None => response,
-        })
+        };
+        (answer, false)
     }
 
     fn fill(

@@ -315,7 +315,8 @@ fn policy(rate: f64) -> (u64, u64) {
 /// was admitted under, if it got that far.
 pub(crate) fn fault(fault: Fault, at: Option<(&str, Version)>, grpc: bool) -> Response<Body> {
     // What frees up again soon, and by itself.
-    let wait = matches!(fault, Fault::Limit | Fault::NoRegion).then_some(Duration::from_secs(1));
+    let wait = matches!(fault, Fault::Limit | Fault::Full | Fault::NoRegion)
+        .then_some(Duration::from_secs(1));
     let (backend, version) = at.unzip();
     answer(
         &fault.face(),

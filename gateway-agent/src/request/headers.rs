@@ -95,6 +95,10 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 /// Removes what is meant for the next hop only, including fields that
 /// `Connection` names.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Asking for each name would cost a hash for each, and most headers have none.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -127,6 +131,23 @@ fn codings_of_content(headers: &HeaderMap) -> Option<HeaderValue> {
 /// they are, so their own `Forwarded` and `X-Forwarded-*` go; those of a trusted
 /// proxy stay, with the proxy added to the list.
 pub(crate) fn prepare_request(headers: &mut HeaderMap, client: &Client, host: &HeaderValue) {
+    if headers.keys().any(is_for_us) {
+        clean(headers, client.trusted);
+    }
+    match client.trusted {
+        true => extend_claims(headers, client, host),
+        false => replace_claims(headers, client, host),
+    }
+}
+
+/// Whether a client's field is one of those that [`clean`] looks for.
+fn is_for_us(name: &HeaderName) -> bool {
+    let lists = [&HOP_BY_HOP[..], &CLAIMS, &[header::EXPECT, CLIENT_CERT]];
+    lists.into_iter().any(|list| list.contains(name))
+}
+
+/// Removes what a client may not tell a backend.
+fn clean(headers: &mut HeaderMap, trusted: bool) {
     let trailers = accepts_trailers(headers);
     let codings = codings_of_content(headers);
     strip_hop_by_hop(headers);
@@ -142,16 +163,14 @@ pub(crate) fn prepare_request(headers: &mut HeaderMap, client: &Client, host: &H
     // hyper has answered it already, or will when the body is first read.
     headers.remove(header::EXPECT);
     headers.remove(CLIENT_CERT);
-    match client.trusted {
-        true => extend_claims(headers, client, host),
-        false => replace_claims(headers, client, host),
+    if !trusted {
+        for name in &CLAIMS {
+            headers.remove(name);
+        }
     }
 }
 
 fn replace_claims(headers: &mut HeaderMap, client: &Client, host: &HeaderValue) {
-    for name in &CLAIMS {
-        headers.remove(name);
-    }
     headers.insert(FORWARDED_FOR, client.address.clone());
     headers.insert(FORWARDED_PROTO, client.scheme.clone());
     headers.insert(FORWARDED_HOST, host.clone());
