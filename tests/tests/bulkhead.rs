@@ -49,7 +49,9 @@ async fn a_black_hole_is_nobody_else_s_trouble(mode: &str) {
     let file = FleetFile::new(1, &["us-east"])
         .service("pay", &[("us-east", pay.address())])
         .service("hole", &[("us-east", hole.address())])
-        .breaker("mode", mode);
+        .breaker("mode", mode)
+        // Below the connections that one client address may have.
+        .setting("limits", "max_concurrency", 400);
     let folder = tempfile::tempdir().expect("a folder");
     let config = folder.path().join("fleet.yaml");
     file.write(&config).expect("it is written");
@@ -83,7 +85,12 @@ async fn a_black_hole_is_nobody_else_s_trouble(mode: &str) {
         hole.receipts().count()
     );
     assert!(beside.len() >= 5000, "{}", beside.len());
-    assert_eq!(served, beside.len());
+    let lost = beside.iter().find(|record| !record.is_served());
+    assert!(
+        lost.is_none(),
+        "{} lost, first {lost:?}",
+        beside.len() - served
+    );
     // A machine that does other things besides is late now and then; figures of a
     // quiet one are in docs/benchmarks.md.
     assert!(now < SECOND, "{now:?} after {baseline:?}");
