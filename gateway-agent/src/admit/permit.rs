@@ -78,6 +78,14 @@ impl Permit {
         self.record(class);
     }
 
+    /// The backend switched protocols: a success, known now, though the request
+    /// keeps its place in flight until the tunnel has ended.
+    pub(crate) fn switched(mut self) -> Seat {
+        self.finished = true;
+        self.tell(OutcomeClass::Success);
+        Seat(self.cell.clone())
+    }
+
     /// It could not be sent, for a reason of ours: a refusal after all, which
     /// says nothing about the backend or the client.
     pub fn withdraw(mut self, reason: RefusalReason) {
@@ -104,6 +112,10 @@ impl Permit {
     fn record(&mut self, class: OutcomeClass) {
         self.finished = true;
         self.cell.leave();
+        self.tell(class);
+    }
+
+    fn tell(&mut self, class: OutcomeClass) {
         match class {
             OutcomeClass::Success => self.counts().count(Tally::Success),
             OutcomeClass::Failure(_) | OutcomeClass::Overload => self.counts().count(Tally::Failed),
@@ -130,6 +142,16 @@ impl Permit {
         if urgent {
             self.cell.live.wake.notify_one();
         }
+    }
+}
+
+/// A place in flight that outlasts the outcome.
+#[derive(Debug)]
+pub(crate) struct Seat(Arc<Cell>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 

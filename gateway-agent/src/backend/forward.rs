@@ -60,23 +60,26 @@ pub(crate) fn forward<'a>(
             let left = timeouts.total.saturating_sub(waited);
             Ok(deliver(response, exchange, left, grpc))
         }
-        Err(failure) => {
-            tracing::debug!(endpoint = %pool.endpoint, ?failure, "no response");
-            let fault = failure.fault();
-            match failure.held_against_backend() {
-                Some(kind) => permit.finish(OutcomeClass::Failure(kind), None),
-                None if fault == Fault::Limit => permit.withdraw(RefusalReason::Limit),
-                // The client's own doing: dropped as its leaving.
-                None => {}
-            }
-            Err(fault)
-        }
+        Err(failure) => Err(settle(permit, pool, &failure)),
     })
+}
+
+/// Records that there is no response.
+pub(crate) fn settle(permit: Permit, pool: &Pool, failure: &Failure) -> Fault {
+    tracing::debug!(endpoint = %pool.endpoint, ?failure, "no response");
+    let fault = failure.fault();
+    match failure.held_against_backend() {
+        Some(kind) => permit.finish(OutcomeClass::Failure(kind), None),
+        None if fault == Fault::Limit => permit.withdraw(RefusalReason::Limit),
+        // The client's own doing: dropped as its leaving.
+        None => {}
+    }
+    fault
 }
 
 /// Why there is no response.
 #[derive(Debug)]
-enum Failure {
+pub(crate) enum Failure {
     Connect(ConnectError),
     Upload(UploadFault),
     Reset(hyper::Error),
@@ -168,7 +171,7 @@ async fn attempt_afresh(
 
 /// How long a header may take once `spent` went by for the connection: a trial's
 /// lease counts on `total` for all of a request.
-fn header_limit(timeouts: &Timeouts, spent: Duration) -> Duration {
+pub(crate) fn header_limit(timeouts: &Timeouts, spent: Duration) -> Duration {
     let left = timeouts.total.saturating_sub(spent);
     timeouts.response_headers.min(left)
 }
@@ -225,7 +228,7 @@ fn went_stale(why: &Failure, connection: &Connection) -> bool {
 }
 
 /// Waits for a response's header while the backend owes it, for `limit`.
-async fn header_within<T>(
+pub(crate) async fn header_within<T>(
     limit: Duration,
     mut sent: Pin<&mut impl Future<Output = T>>,
     progress: &Progress,
@@ -249,7 +252,7 @@ async fn header_within<T>(
 }
 
 /// Turns a backend's response into ours.
-fn deliver(
+pub(crate) fn deliver(
     response: Response<Incoming>,
     mut exchange: Exchange,
     left: Duration,

@@ -9,16 +9,21 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use fleet_config::Endpoint;
 use futures_util::{
     FutureExt,
     future::{LocalBoxFuture, Shared},
 };
 use http::HeaderValue;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::{
+    http1::{self, Parts},
+    http2,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpStream,
+    sync::oneshot,
     time::{Instant, timeout},
 };
 
@@ -111,12 +116,21 @@ impl Drop for Load {
 }
 
 /// Counts an open connection as long as it lives.
-struct Open(Rc<Pool>);
+#[derive(Debug)]
+pub(crate) struct Open(Rc<Pool>);
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.update(|n| n - 1);
     }
+}
+
+/// A connection that no longer speaks HTTP.
+pub(crate) struct Switched {
+    pub(crate) backend: TcpStream,
+    /// What came right after the 101.
+    pub(crate) early: Bytes,
+    pub(crate) open: Open,
 }
 
 impl Pool {
@@ -188,6 +202,37 @@ impl Pool {
             // A connection that closes at once is made again, but not for ever.
             Protocol::Http2 => within(limit, self.share(limit)).await,
         }
+    }
+
+    /// A connection for one request, HTTP/1.1, that may switch protocols. What it
+    /// switched to comes out of the channel, if it does.
+    pub(crate) async fn connect_to_switch(
+        self: &Rc<Self>,
+        limit: Duration,
+    ) -> Result<(Connection, oneshot::Receiver<Switched>), ConnectError> {
+        within(limit, async {
+            let (stream, open) = self.clone().open_tcp().await?;
+            let (sender, task) = http1_builder()
+                .handshake(TokioIo::new(stream))
+                .await
+                .map_err(handshake_failed)?;
+            let (out, switched) = oneshot::channel();
+            tokio::task::spawn_local(async move {
+                // How it ends without switching, its request is told.
+                if let Ok(Parts { io, read_buf, .. }) = task.without_shutdown().await {
+                    let backend = io.into_inner();
+                    // Nobody takes it if it did not switch.
+                    let _ = out.send(Switched {
+                        backend,
+                        early: read_buf,
+                        open,
+                    });
+                }
+            });
+            let connection = Connection::http1(sender, self.clone(), false);
+            Ok((connection, switched))
+        })
+        .await
     }
 
     /// Keeps a connection for later; one whose task has not seen the end of its
@@ -273,10 +318,7 @@ impl Pool {
 
     async fn open_http1(self: Rc<Self>) -> Result<http1::SendRequest<Upload>, ConnectError> {
         let (stream, open) = self.open_tcp().await?;
-        let (sender, task) = http1::Builder::new()
-            .max_headers(MAX_HEADERS)
-            .max_header_size(MAX_HEADER_BYTES)
-            .max_buf_size(MAX_BUFFER_BYTES)
+        let (sender, task) = http1_builder()
             .handshake(TokioIo::new(stream))
             .await
             .map_err(handshake_failed)?;
@@ -316,6 +358,15 @@ impl Pool {
         stream.set_nodelay(true).map_err(refused)?;
         Ok((stream, open))
     }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .max_headers(MAX_HEADERS)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(MAX_BUFFER_BYTES);
+    builder
 }
 
 fn handshake_failed(error: hyper::Error) -> ConnectError {

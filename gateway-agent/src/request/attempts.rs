@@ -15,7 +15,7 @@ use crate::{
     limits::{BODY_IDLE, STREAM_IDLE},
     request::{
         answer::Fault, body::Body, drill, headers, proxy::Client, rejection::Rejection,
-        router::Destination,
+        router::Destination, upgrade::Upgrade,
     },
 };
 
@@ -29,6 +29,8 @@ pub(crate) struct Asked {
     /// Normalised, without query.
     pub(crate) path: String,
     pub(crate) grpc: bool,
+    /// It asks to switch protocols, as it may.
+    pub(crate) upgrade: Option<Box<Upgrade>>,
 }
 
 /// Gets a service's answer to a request.
@@ -45,6 +47,7 @@ pub(crate) async fn run(
         authority,
         path,
         grpc,
+        upgrade,
     } = asked;
     // Classify priority, shed key and caller.
     let idempotent = parts.method.is_idempotent() && !grpc;
@@ -62,7 +65,11 @@ pub(crate) async fn run(
     let body = Upload::new(body, destination.max_request_bytes, idle);
     let request = outgoing(parts, &path, host, client, grpc, body)?;
     let decision = permit.version();
-    let sent = forward(permit, pool, &upstream.timeouts, request, grpc).await;
+    let timeouts = &upstream.timeouts;
+    let sent = match upgrade {
+        None => forward(permit, pool, timeouts, request, grpc).await,
+        Some(upgrade) => Box::pin(upgrade.forward(permit, pool, timeouts, request)).await,
+    };
     sent.map_err(|fault| Rejection::FaultAt(fault, upstream.name.clone(), decision))
 }
 

@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use crate::backend::relay::{Broken, Relay};
+use crate::{
+    backend::relay::{Broken, Relay},
+    serve::tunnel::Tunnel,
+};
 
 /// A response's body.
 #[derive(Debug)]
@@ -20,6 +23,19 @@ pub(crate) enum Body {
     Full(Bytes),
     /// A backend's.
     Relay(Box<Relay>),
+    /// None, but a backend that has switched protocols, to be joined to the client.
+    Tunnel(Box<Tunnel>),
+}
+
+impl Body {
+    /// The backend to join the client to.
+    pub(crate) fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
+        let switched = matches!(self, Self::Tunnel(_));
+        match switched.then(|| std::mem::replace(self, Self::Empty)) {
+            Some(Self::Tunnel(tunnel)) => Some(tunnel),
+            _ => None,
+        }
+    }
 }
 
 impl http_body::Body for Body {
@@ -35,13 +51,13 @@ impl http_body::Body for Body {
         }
         match std::mem::replace(&mut *self, Self::Empty) {
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            Self::Empty | Self::Relay(_) => Poll::Ready(None),
+            Self::Empty | Self::Relay(_) | Self::Tunnel(_) => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::Tunnel(_) => true,
             Self::Full(_) => false,
             Self::Relay(relay) => relay.is_end_stream(),
         }
@@ -49,7 +65,7 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
+            Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relay(relay) => relay.size_hint(),
         }

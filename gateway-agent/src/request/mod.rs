@@ -12,3 +12,4 @@ pub(crate) mod proxy;
 pub(crate) mod ranking;
 pub(crate) mod rejection;
 pub(crate) mod router;
+pub(crate) mod upgrade;

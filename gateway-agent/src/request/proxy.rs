@@ -19,6 +19,7 @@ use crate::{
         intake::{self, Target},
         rejection::Rejection,
         router::Destination,
+        upgrade::{self, Offer},
     },
 };
 
@@ -70,21 +71,29 @@ async fn handle(
     grpc: bool,
 ) -> Result<Response<Body>, Rejection> {
     let table = core.table();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    upgrade::translate(&mut parts);
     // Normalise and refuse.
     let target = intake::inspect(&parts).map_err(Fault::Unfit)?;
     // Route.
     let destination = route(&table, &parts, &target).ok_or(Fault::NoRoute)?;
     check_declared_length(destination, &body)?;
+    let offer = Offer::of(&parts, body.is_end_stream(), &destination.upgrades)?;
+    let last = offer.is_last_on_its_connection();
     let asked = Asked {
         authority: target.authority.to_owned(),
         path: target.path.into_owned(),
         parts,
         body,
         grpc,
+        upgrade: offer.accepted(),
     };
     // Admit, pick, forward, retry.
-    attempts::run(core, &table, destination, client, asked).await
+    let answered = attempts::run(core, &table, destination, client, asked).await;
+    match last {
+        false => answered,
+        true => Ok(upgrade::close_after(answered)),
+    }
 }
 
 fn route<'t>(table: &'t Table, parts: &Parts, target: &Target<'_>) -> Option<&'t Destination> {

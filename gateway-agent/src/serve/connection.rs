@@ -15,7 +15,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use hyper::{
-    server::conn::{http1, http2},
+    server::conn::{
+        http1::{self, Parts},
+        http2,
+    },
     service::service_fn,
 };
 use hyper_util::{
@@ -43,6 +46,7 @@ use crate::{
     serve::{
         pulse::{Health, Pulse, Running, Watched},
         stalled::Streams,
+        tunnel::Tunnel,
     },
 };
 
@@ -74,11 +78,18 @@ pub(crate) async fn serve(
         pulse: pulse.clone(),
     };
     let in_request = pulse.clone();
+    let in_tunnel = Rc::new(drain.clone());
     let service = service_fn(move |request| {
         let request_runs = Running::new(&in_request);
         let answer = proxy::serve(core.clone(), client.clone(), request);
+        let drain = in_tunnel.clone();
         async move {
-            let response = answer.await;
+            let mut response = answer.await;
+            match response.body_mut().take_tunnel() {
+                None => {}
+                Some(tunnel) if http2 => run_in_stream(tunnel, request_runs.again(), &drain),
+                Some(tunnel) => request_runs.ends_in(tunnel),
+            }
             Ok::<_, std::convert::Infallible>(response.map(|body| Tracked {
                 body,
                 runs: request_runs,
@@ -93,14 +104,37 @@ pub(crate) async fn serve(
         }
         false => {
             let mut connection = http1_builder().serve_connection(io, service);
-            let ended = drive(Pin::new(&mut connection), &pulse, drain).await;
-            if ended == Ended::Late {
-                let stream = connection.into_parts().io.inner.into_inner();
-                // A client that does not take it has gone.
-                let _ = timeout(GOODBYE, say_late(stream)).await;
+            let ended = drive(Pin::new(&mut connection), &pulse, drain.clone()).await;
+            let tunnel = pulse.take_tunnel();
+            match ended {
+                Ended::Late => {
+                    let stream = connection.into_parts().io.inner.into_inner();
+                    // A client that does not take it has gone.
+                    let _ = timeout(GOODBYE, say_late(stream)).await;
+                }
+                Ended::Whole => {
+                    if let Some(tunnel) = tunnel {
+                        let Parts { io, read_buf, .. } = connection.into_parts();
+                        tunnel.run(TokioIo::new(io), read_buf, drain).await;
+                    }
+                }
+                Ended::Cut => {}
             }
         }
     }
+}
+
+/// Joins a stream of HTTP/2 to its backend once it has its answer, as a request
+/// that runs for as long.
+fn run_in_stream(mut tunnel: Box<Tunnel>, runs: Running, drain: &watch::Receiver<bool>) {
+    let drain = drain.clone();
+    tokio::task::spawn_local(async move {
+        // A client that has gone did not get its answer.
+        if let Ok(stream) = (&mut tunnel.client).await {
+            tunnel.run(TokioIo::new(stream), Bytes::new(), drain).await;
+        }
+        drop(runs);
+    });
 }
 
 /// Tells a client whose header did not come in time.
@@ -135,6 +169,8 @@ fn http2_builder(streams: Streams) -> http2::Builder<Streams> {
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
+        // For WebSocket (RFC 8441).
+        .enable_connect_protocol()
         .max_concurrent_streams(H2_STREAMS)
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
@@ -147,8 +183,10 @@ fn http2_builder(streams: Streams) -> http2::Builder<Streams> {
 /// Why a connection is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// By itself, or because it idled or its client did not read.
-    Over,
+    /// By itself, after its last answer.
+    Whole,
+    /// It broke or idled, or its client did not read.
+    Cut,
     /// A header of HTTP/1 did not come in time.
     Late,
 }
@@ -164,15 +202,18 @@ async fn drive<C: GracefulConnection>(
     loop {
         tokio::select! {
             biased;
-            // How it ended is the client's affair: its requests were settled.
-            _ = connection.as_mut() => return Ended::Over,
+            // How it broke is the client's affair: its requests were settled.
+            ended = connection.as_mut() => return match ended {
+                Ok(()) => Ended::Whole,
+                Err(_) => Ended::Cut,
+            },
             () = look.as_mut() => {
                 let now = Instant::now();
                 match pulse.check(now) {
                     Health::Fine => look.as_mut().reset(now + LOOK_EVERY),
                     Health::Late => return Ended::Late,
-                    Health::Dead => return Ended::Over,
-                    Health::Idle if draining => return Ended::Over,
+                    Health::Dead => return Ended::Cut,
+                    Health::Idle if draining => return Ended::Cut,
                     Health::Idle => {
                         connection.as_mut().graceful_shutdown();
                         draining = true;

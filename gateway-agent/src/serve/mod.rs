@@ -6,3 +6,5 @@ pub mod listener;
 pub(crate) mod pulse;
 pub mod server;
 pub(crate) mod stalled;
+pub(crate) mod tunnel;
+mod websocket;

@@ -3,7 +3,7 @@
 //! against it from outside, so that reading and writing only take notes.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     pin::Pin,
     rc::Rc,
@@ -15,7 +15,10 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::Instant};
 
-use crate::limits::{BODY_IDLE, HEADER_READ_TIMEOUT, KEEP_ALIVE_IDLE};
+use crate::{
+    limits::{BODY_IDLE, HEADER_READ_TIMEOUT, KEEP_ALIVE_IDLE},
+    serve::tunnel::Tunnel,
+};
 
 /// What a connection is doing, and since when.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub(crate) struct Pulse {
     /// A body was polled: whether it had something, so that the next move is the
     /// client's.
     turn: Cell<Option<bool>>,
+    /// What the client is joined to after the 101 that is on its way to it.
+    tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +59,7 @@ impl Pulse {
             since: Cell::new(accepted),
             unread_since: Cell::new(None),
             turn: Cell::new(None),
+            tunnel: RefCell::new(None),
         }
     }
 
@@ -73,6 +79,11 @@ impl Pulse {
     /// What was noted since the last call.
     pub(crate) fn take_turn(&self) -> Option<bool> {
         self.turn.take()
+    }
+
+    /// What the client is to be joined to once the connection has ended as HTTP.
+    pub(crate) fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+        self.tunnel.take()
     }
 
     fn read_something(&self) {
@@ -102,6 +113,16 @@ impl Running {
         pulse.requests.update(|n| n + 1);
         pulse.in_header.set(false);
         Self(pulse.clone())
+    }
+
+    /// Another one on the same connection.
+    pub(crate) fn again(&self) -> Self {
+        Self::new(&self.0)
+    }
+
+    /// It is the last one on its connection, which goes on in another protocol.
+    pub(crate) fn ends_in(&self, tunnel: Box<Tunnel>) {
+        *self.0.tunnel.borrow_mut() = Some(tunnel);
     }
 
     /// Its response's body was polled, and had something or not.

@@ -10,6 +10,8 @@ mod passing;
 mod rig;
 mod routing;
 mod steering;
+mod upgrades;
+mod websocket;
 
 /// A request without a body.
 const GET: &str = "GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";
