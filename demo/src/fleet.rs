@@ -15,6 +15,7 @@ use control_plane::{
 };
 use gateway_agent::{
     agent::{Agent, Settings, Sockets, Source},
+    config::host::HostFile,
     fleet::stream::ControlPlane,
     serve::listener::Listeners,
 };
@@ -197,6 +198,7 @@ fn start(source: impl Fn() -> anyhow::Result<Source>) -> anyhow::Result<Vec<Agen
             cores: CORES,
             source: source()?,
             state_dir: None,
+            host: HostFile::default(),
         };
         let sockets = Sockets {
             listen: Listeners::bind(ANY, CORES)?,

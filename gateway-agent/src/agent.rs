@@ -23,6 +23,7 @@ use crate::{
     config::{
         alone,
         configuration::{ConfigSource, FleetText},
+        host::{self, HostFile},
         memory,
         state_dir::{Saved, StateDir},
     },
@@ -34,7 +35,10 @@ use crate::{
         stream::{ControlPlane, Dialer},
     },
     probe::prober,
-    serve::{listener::Listeners, server::Server},
+    serve::{
+        listener::Listeners,
+        server::{Edge, Server},
+    },
 };
 
 /// What an agent is told at its start.
@@ -50,6 +54,8 @@ pub struct Settings {
     pub source: Source,
     /// Where it keeps what it must remember; `None`: nowhere.
     pub state_dir: Option<PathBuf>,
+    /// What is about its host.
+    pub host: HostFile,
 }
 
 /// Whom an agent obeys.
@@ -94,12 +100,14 @@ pub enum StartError {
 pub struct Agent {
     /// Its name.
     pub id: AgentId,
-    /// Where it serves.
+    /// Where it serves: the first listener.
     pub listen: SocketAddr,
+    /// Where it serves: all listeners, in the order of the host file.
+    pub listeners: Vec<SocketAddr>,
     /// Where it answers operators.
     pub admin: SocketAddr,
     stop: watch::Sender<bool>,
-    reload: Arc<Notify>,
+    reload: Reload,
     ended: oneshot::Receiver<()>,
 }
 
@@ -126,21 +134,26 @@ impl Agent {
 
         let (stop, stopping) = watch::channel(false);
         let (ended_tx, ended) = oneshot::channel();
-        let reload = Arc::new(Notify::new());
+        let reload = Reload::default();
         let agent = Self {
             id,
             listen: sockets.listen.address(),
+            listeners: sockets.listen.addresses(),
             admin: sockets.admin.local_addr()?,
             stop,
             reload: reload.clone(),
             ended,
         };
         let gates = control.gates();
-        let server = Server::start(sockets.listen, gates, &stopping)?;
+        let edge = Edge {
+            host: settings.host.host().clone(),
+        };
+        let server = Server::start(sockets.listen, gates, &edge, &stopping)?;
         let beside = Beside {
             control: Shared::new(control),
             link,
             state_dir,
+            host: settings.host,
             admin: sockets.admin,
             address: agent.listen,
             reload,
@@ -163,9 +176,11 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Reads the fleet file again (SIGHUP). Nothing to do with a control plane.
+    /// Reads the host file and its certificates again (SIGHUP), and without a
+    /// control plane the fleet file.
     pub fn reload(&self) {
-        self.reload.notify_one();
+        self.reload.fleet.notify_one();
+        self.reload.host.notify_one();
     }
 
     /// Drains, says goodbye, and returns when all is done.
@@ -194,6 +209,13 @@ fn name(settings: &Settings, state_dir: Option<&StateDir>) -> Result<AgentId, St
         Some(dir) => Ok(dir.agent_id(fresh)?),
         None => Ok(fresh),
     }
+}
+
+/// Wakes those who read files again.
+#[derive(Debug, Clone, Default)]
+struct Reload {
+    fleet: Arc<Notify>,
+    host: Arc<Notify>,
 }
 
 /// How an agent gets its configuration while it runs.
@@ -252,7 +274,8 @@ struct Beside {
     state_dir: Option<StateDir>,
     admin: TcpListener,
     address: SocketAddr,
-    reload: Arc<Notify>,
+    host: HostFile,
+    reload: Reload,
     stopping: watch::Receiver<bool>,
 }
 
@@ -273,6 +296,8 @@ impl Beside {
         if let Some(dir) = self.state_dir {
             tasks.spawn_local(memory::keep(control.clone(), dir, finishing.clone()));
         }
+        let reload = self.reload;
+        tasks.spawn_local(host::watch(self.host, reload.host, finishing.clone()));
         match self.link {
             Way::Stream(addresses) => {
                 let dialer = Dialer::new(control.clone(), addresses, self.address);
@@ -283,7 +308,7 @@ impl Beside {
                     control.clone(),
                     path,
                     text,
-                    self.reload,
+                    reload.fleet,
                     finishing,
                 ));
             }

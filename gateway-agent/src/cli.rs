@@ -1,12 +1,17 @@
 //! The command line, checked whole before anything starts.
 
-use std::{net::SocketAddr, path::PathBuf, thread};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    thread,
+};
 
 use breaker_core::{AgentId, PopId};
 use clap::{ArgGroup, Parser};
 
 use crate::{
     agent::{Settings, Source},
+    config::host::{Host, HostFile},
     fleet::stream::ControlPlane,
 };
 
@@ -15,7 +20,7 @@ const AFTER_HELP: &str = "\
 Signals:
   SIGTERM, SIGINT  Take no more connections, finish requests in flight (30 s at most),
                    say goodbye to the control plane and exit. A second one exits at once.
-  SIGHUP           Read --config again. Without effect with --control-plane.
+  SIGHUP           Read --host-config, its certificates and --config again.
 
 Exit codes:
   0  Stopped when told.
@@ -25,6 +30,9 @@ Exit codes:
 When in doubt:
   curl http://127.0.0.1:9901/state   What this agent does with each backend, and why.
   curl http://127.0.0.1:9901/readyz  Whether it has a configuration, and if not, why.";
+
+/// Where requests are taken if nobody says.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8080);
 
 /// More threads than this are a typing error.
 const MAX_CORES: usize = 1024;
@@ -59,15 +67,15 @@ pub struct Cli {
     #[arg(long, env = "RAMPMETER_ID", value_name = "NAME", value_parser = agent)]
     pub id: Option<AgentId>,
 
-    /// Where to serve requests, IP:PORT; port 0 takes a free one.
-    #[arg(
-        long,
-        value_parser = address,
-        env = "RAMPMETER_LISTEN",
-        value_name = "ADDR",
-        default_value = "0.0.0.0:8080"
-    )]
-    pub listen: SocketAddr,
+    /// Where to serve requests, IP:PORT; port 0 takes a free one. Without it, the
+    /// listeners of --host-config, and without those 0.0.0.0:8080.
+    #[arg(long, value_parser = address, env = "RAMPMETER_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+
+    /// File about this host: listeners with TLS and PROXY protocol, limits, trusted
+    /// proxies. Read again, with its certificates, when it changes and on SIGHUP.
+    #[arg(long, env = "RAMPMETER_HOST_CONFIG", value_name = "FILE")]
+    pub host_config: Option<PathBuf>,
 
     /// Where to serve /metrics, /healthz, /readyz and /state, IP:PORT; port 0
     /// takes a free one. It shows everything to everybody, so keep it on loopback or a
@@ -104,9 +112,13 @@ pub struct Cli {
 
 impl Cli {
     /// What the agent is told.
-    pub fn settings(self) -> Settings {
+    ///
+    /// # Errors
+    /// When the host file is of no use, in sentences.
+    pub fn settings(self) -> Result<Settings, String> {
         let all = || thread::available_parallelism().map_or(1, usize::from);
-        Settings {
+        let host = HostFile::open(self.host_config)?;
+        Ok(Settings {
             id: self.id,
             pop: self.pop,
             cores: self.cores.unwrap_or_else(all),
@@ -115,7 +127,23 @@ impl Cli {
                 None => Source::ControlPlane(self.control_plane),
             },
             state_dir: self.state_dir,
-        }
+            host,
+        })
+    }
+}
+
+/// Where to serve requests: what `--listen` says, or the host file, or neither.
+///
+/// # Errors
+/// When both do: one of them would have to be ignored.
+pub fn addresses(listen: Option<SocketAddr>, host: &Host) -> Result<Vec<SocketAddr>, String> {
+    let listeners: Vec<_> = host.addresses().collect();
+    match (listen, listeners.is_empty()) {
+        (None, false) => Ok(listeners),
+        (listen, true) => Ok(vec![listen.unwrap_or(LISTEN)]),
+        (Some(listen), false) => Err(format!(
+            "--listen {listen} and the listeners of --host-config exclude each other: leave one out"
+        )),
     }
 }
 

@@ -5,8 +5,8 @@ use std::{io::IsTerminal, net::TcpListener, process::ExitCode};
 use anyhow::Context;
 use clap::Parser;
 use gateway_agent::{
-    agent::{Agent, Settings, Sockets},
-    cli::Cli,
+    agent::{Agent, Sockets},
+    cli::{self, Cli},
     serve::listener::Listeners,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,10 +40,11 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         .with_ansi(std::io::stderr().is_terminal())
         .init();
     let (listen, admin) = (cli.listen, cli.admin);
-    let settings: Settings = cli.settings();
+    let settings = cli.settings().map_err(anyhow::Error::msg)?;
+    let addresses = cli::addresses(listen, &settings.host.host().load());
+    let addresses = addresses.map_err(anyhow::Error::msg)?;
     let sockets = Sockets {
-        listen: Listeners::bind(listen, settings.cores)
-            .with_context(|| format!("cannot listen on --listen {listen}"))?,
+        listen: Listeners::bind_all(&addresses, settings.cores)?,
         admin: TcpListener::bind(admin)
             .with_context(|| format!("cannot listen on --admin {admin}"))?,
     };
@@ -51,9 +52,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut agent = Agent::start(settings, sockets)?;
+    let listeners: Vec<_> = agent.listeners.iter().map(ToString::to_string).collect();
     println!(
         "gateway-agent {} listening on {}, admin on {}",
-        agent.id, agent.listen, agent.admin
+        agent.id,
+        listeners.join(", "),
+        agent.admin
     );
     loop {
         tokio::select! {

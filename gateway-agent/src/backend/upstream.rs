@@ -22,12 +22,14 @@ use crate::{
     backend::pool::Pool,
     probe::Unhealthy,
     request::router::Router,
+    serve::server::Edge,
 };
 
 /// One core's data plane.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) gate: CoreGate,
+    pub(crate) edge: Edge,
     cores: usize,
     table: RefCell<Rc<Table>>,
     /// xorshift state: picks endpoints.
@@ -61,9 +63,10 @@ struct Usable {
 }
 
 impl Core {
-    pub(crate) fn new(gate: CoreGate, cores: usize) -> Rc<Self> {
+    pub(crate) fn new(gate: CoreGate, cores: usize, edge: Edge) -> Rc<Self> {
         let table = Table::new(gate.snapshot(), cores, &HashMap::new());
         Rc::new(Self {
+            edge,
             cores,
             table: RefCell::new(Rc::new(table)),
             dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),

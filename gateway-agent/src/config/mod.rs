@@ -3,5 +3,6 @@
 
 pub mod alone;
 pub mod configuration;
+pub mod host;
 pub mod memory;
 pub mod state_dir;

@@ -28,6 +28,10 @@ use crate::{
 pub(crate) struct Client {
     /// Its address, for backends.
     pub(crate) address: HeaderValue,
+    /// Whether it came by `http` or `https`, for backends.
+    pub(crate) scheme: HeaderValue,
+    /// A proxy whose word about the clients behind it is passed on.
+    pub(crate) trusted: bool,
 }
 
 /// Answers a request. A bug that panics costs this request only.

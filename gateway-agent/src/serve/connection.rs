@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::{
     server::conn::{
@@ -26,8 +26,7 @@ use hyper_util::{
     server::graceful::GracefulConnection,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::AsyncWriteExt,
     sync::watch,
     time::{Duration, Instant, sleep_until, timeout},
 };
@@ -38,20 +37,15 @@ use crate::{
         H2_CONNECTION_WINDOW, H2_PENDING_RESETS, H2_SEND_BUFFER, H2_STREAM_WINDOW, H2_STREAMS,
         HEADER_READ_TIMEOUT, MAX_BUFFER_BYTES, MAX_HEADER_BYTES, MAX_HEADERS,
     },
-    request::{
-        answer,
-        body::Body,
-        proxy::{self, Client},
-    },
+    request::{answer, body::Body, proxy},
     serve::{
+        opening::{Arrived, Opened, open},
         pulse::{Health, Pulse, Running, Watched},
         stalled::Streams,
+        stream::Stream,
         tunnel::Tunnel,
     },
 };
-
-/// What an HTTP/2 client sends first.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How often the time limits are looked at, so by how much they may be late.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -60,17 +54,21 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(
-    core: Rc<Core>,
-    client: Rc<Client>,
-    mut stream: TcpStream,
-    drain: watch::Receiver<bool>,
-) {
+pub(crate) async fn serve(core: Rc<Core>, arrived: Arrived, drain: watch::Receiver<bool>) {
     let accepted = Instant::now();
-    let Ok(Ok(first)) = timeout(HEADER_READ_TIMEOUT, first_bytes(&mut stream)).await else {
+    let Ok(opened) = timeout(HEADER_READ_TIMEOUT, open(arrived)).await else {
         return;
     };
-    let http2 = first.starts_with(PREFACE);
+    let Opened {
+        stream,
+        first,
+        http2,
+        client,
+    } = match opened {
+        Ok(opened) => opened,
+        Err(error) => return tracing::debug!(%error, "a connection is of no use"),
+    };
+    let client = Rc::new(client);
     let pulse = Rc::new(Pulse::new(http2, accepted));
     let io = Watched {
         inner: TokioIo::new(stream),
@@ -138,21 +136,9 @@ fn run_in_stream(mut tunnel: Box<Tunnel>, runs: Running, drain: &watch::Receiver
 }
 
 /// Tells a client whose header did not come in time.
-async fn say_late(mut stream: TcpStream) -> io::Result<()> {
+async fn say_late(mut stream: Stream) -> io::Result<()> {
     stream.write_all(answer::HEADER_TIMEOUT.as_bytes()).await?;
     stream.shutdown().await
-}
-
-/// Enough to know the protocol.
-async fn first_bytes(stream: &mut TcpStream) -> io::Result<Bytes> {
-    let mut seen = BytesMut::with_capacity(4096);
-    loop {
-        let ended = stream.read_buf(&mut seen).await? == 0;
-        let compared = seen.len().min(PREFACE.len());
-        if ended || compared == PREFACE.len() || seen[..compared] != PREFACE[..compared] {
-            return Ok(seen.freeze());
-        }
-    }
 }
 
 fn http1_builder() -> http1::Builder {
@@ -265,25 +251,34 @@ mod tests {
         admit::{gate::CoreGate, snapshot::Snapshot},
         clock::Clock,
         limits::{BODY_IDLE, KEEP_ALIVE_IDLE},
+        serve::server::Edge,
     };
     use arc_swap::ArcSwap;
     use http_body_util::{BodyExt, Empty};
     use std::sync::Arc;
-    use tokio::net::TcpListener;
+    use tokio::{
+        io::AsyncReadExt,
+        net::{TcpListener, TcpStream},
+    };
 
     /// A connection served without any configuration, so that all answers are ours.
     async fn connected() -> (TcpStream, impl Future<Output = ()>) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let client = TcpStream::connect(address).await.expect("it listens");
-        let (stream, _) = listener.accept().await.expect("a connection");
+        let (stream, peer) = listener.accept().await.expect("a connection");
         let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
-        let core = Core::new(CoreGate::new(0, table, Clock::new(), Arc::default()), 1);
-        let address = http::HeaderValue::from_static("127.0.0.1");
-        let peer = Rc::new(Client { address });
+        let gate = CoreGate::new(0, table, Clock::new(), Arc::default());
+        let core = Core::new(gate, 1, Edge::default());
+        let arrived = Arrived {
+            stream,
+            peer: peer.ip(),
+            listener: 0,
+            host: Arc::default(),
+        };
         let (stay, drain) = watch::channel(false);
         let served = async move {
-            serve(core, peer, stream, drain).await;
+            serve(core, arrived, drain).await;
             drop(stay);
         };
         (client, served)

@@ -1,4 +1,4 @@
-//! Taking connections: one listening socket for each core on one port, which
+//! Taking connections: one listening socket for each core on each address, which
 //! the kernel spreads connections over.
 
 use std::{
@@ -15,11 +15,19 @@ use tokio::time::sleep;
 
 use crate::limits::{ACCEPT_PAUSE, BACKLOG, MAX_CONNECTIONS};
 
-/// The listening sockets of one port.
+/// The listening sockets of an agent: for each address one for each core.
 #[derive(Debug)]
 pub struct Listeners {
+    /// In the order of the host file; never empty.
+    pub(crate) ports: Vec<Port>,
+}
+
+/// The listening sockets of one address.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) address: SocketAddr,
+    /// One for each core.
     pub(crate) sockets: Vec<TcpListener>,
-    address: SocketAddr,
 }
 
 impl Listeners {
@@ -27,6 +35,50 @@ impl Listeners {
     /// one. A port that someone else listens on is an error, also when they
     /// would share it: two agents on one port are a mistake.
     pub fn bind(address: SocketAddr, cores: usize) -> io::Result<Self> {
+        Self::bind_all(&[address], cores)
+    }
+
+    /// Listens on all of these, of which there is at least one.
+    ///
+    /// # Errors
+    /// In a sentence that names the address.
+    pub fn bind_all(addresses: &[SocketAddr], cores: usize) -> io::Result<Self> {
+        let port = |address: &SocketAddr| {
+            Port::bind(*address, cores).map_err(|error| {
+                let told = format!("cannot listen on {address}: {error}");
+                io::Error::new(error.kind(), told)
+            })
+        };
+        let ports: Vec<_> = addresses.iter().map(port).collect::<io::Result<_>>()?;
+        match ports.is_empty() {
+            true => Err(io::Error::other("there is no address to listen on")),
+            false => Ok(Self { ports }),
+        }
+    }
+
+    /// Where the first of them is.
+    pub fn address(&self) -> SocketAddr {
+        self.ports[0].address
+    }
+
+    /// Where all of them are, in the order of the host file.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.ports.iter().map(|port| port.address).collect()
+    }
+
+    /// For each core its sockets, in the order of the host file.
+    pub(crate) fn by_core(self) -> impl Iterator<Item = Vec<TcpListener>> {
+        let mut ports: Vec<_> = self
+            .ports
+            .into_iter()
+            .map(|port| port.sockets.into_iter())
+            .collect();
+        std::iter::from_fn(move || ports.iter_mut().map(Iterator::next).collect())
+    }
+}
+
+impl Port {
+    fn bind(address: SocketAddr, cores: usize) -> io::Result<Self> {
         drop(socket(address, false)?);
         let first = listen(address)?;
         let address = first.local_addr()?;
@@ -34,12 +86,7 @@ impl Listeners {
         for _ in 1..cores {
             sockets.push(listen(address)?);
         }
-        Ok(Self { sockets, address })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+        Ok(Self { address, sockets })
     }
 }
 

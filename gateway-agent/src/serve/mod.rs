@@ -3,8 +3,12 @@
 pub(crate) mod connection;
 pub(crate) mod executor;
 pub mod listener;
+pub(crate) mod opening;
+pub mod proxy_protocol;
 pub(crate) mod pulse;
 pub mod server;
 pub(crate) mod stalled;
+pub(crate) mod stream;
+pub(crate) mod tls;
 pub(crate) mod tunnel;
 mod websocket;

@@ -13,10 +13,11 @@ use std::{
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     limits::{BODY_IDLE, HEADER_READ_TIMEOUT, KEEP_ALIVE_IDLE},
+    serve::stream::Stream,
     serve::tunnel::Tunnel,
 };
 
@@ -140,7 +141,7 @@ impl Drop for Running {
 
 /// A socket that keeps its [`Pulse`], and gives back the bytes already read.
 pub(crate) struct Watched {
-    pub(crate) inner: TokioIo<TcpStream>,
+    pub(crate) inner: TokioIo<Stream>,
     pub(crate) first: Bytes,
     pub(crate) pulse: Rc<Pulse>,
 }
@@ -155,6 +156,10 @@ impl Read for Watched {
             let count = self.first.len().min(buffer.remaining());
             buffer.put_slice(&self.first[..count]);
             self.first.advance(count);
+            if self.first.is_empty() {
+                // Even empty, it would hold the memory of its bytes.
+                self.first = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
@@ -191,7 +196,10 @@ impl Write for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        // TLS takes what it is given, and may be stuck with it here.
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.pulse.wrote(flushed.is_pending());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,32 +3,40 @@
 
 use std::{io, net::SocketAddr, rc::Rc, thread};
 
-use http::HeaderValue;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
     sync::{mpsc, oneshot, watch},
+    task::JoinSet,
     time::{Duration, Instant, interval, timeout},
 };
 
 use crate::{
     admit::gate::CoreGate,
     backend::upstream::Core,
+    config::host::SharedHost,
     limits::{BACKLOG, DRAIN_DEADLINE, LOOK_FOR_IDLE, MAX_CONNECTIONS},
-    request::proxy::Client,
     serve::{
         connection,
         listener::{self, Listeners, Place, Places},
+        opening::Arrived,
     },
 };
 
 /// How often it is logged that there are too many connections.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
+/// What all cores know beside the table.
+#[derive(Debug, Clone, Default)]
+pub struct Edge {
+    /// The host in force.
+    pub host: SharedHost,
+}
+
 /// The running cores.
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     cores: Vec<oneshot::Receiver<()>>,
 }
 
@@ -39,31 +47,33 @@ impl Server {
     pub fn start(
         listeners: Listeners,
         gates: Vec<CoreGate>,
+        edge: &Edge,
         drain: &watch::Receiver<bool>,
     ) -> io::Result<Self> {
-        let address = listeners.address();
+        let addresses = listeners.addresses();
         let places = Places::default();
         let count = gates.len();
         let mut cores = Vec::with_capacity(count);
-        for (gate, socket) in gates.into_iter().zip(listeners.sockets) {
+        for (gate, sockets) in gates.into_iter().zip(listeners.by_core()) {
             let runtime_places = places.clone();
+            let edge = edge.clone();
             let drain = drain.clone();
             let (ended, end) = oneshot::channel();
             let name = format!("core-{}", gate.core());
             thread::Builder::new().name(name).spawn(move || {
-                if let Err(error) = run_core(gate, count, socket, &runtime_places, drain) {
+                if let Err(error) = run_core((gate, count, edge), sockets, &runtime_places, drain) {
                     tracing::error!(%error, "a core cannot run");
                 }
                 let _ = ended.send(());
             })?;
             cores.push(end);
         }
-        Ok(Self { address, cores })
+        Ok(Self { addresses, cores })
     }
 
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Where it listens, in the order of the host file.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// Waits until every core has drained.
@@ -76,9 +86,8 @@ impl Server {
 }
 
 fn run_core(
-    gate: CoreGate,
-    cores: usize,
-    socket: std::net::TcpListener,
+    (gate, cores, edge): (CoreGate, usize, Edge),
+    sockets: Vec<std::net::TcpListener>,
     places: &Places,
     drain: watch::Receiver<bool>,
 ) -> io::Result<()> {
@@ -86,20 +95,24 @@ fn run_core(
         .enable_all()
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
-        let listener = TcpListener::from_std(socket)?;
-        let core = Core::new(gate, cores);
+        let listeners = sockets.into_iter().map(TcpListener::from_std);
+        let listeners: Vec<_> = listeners.collect::<io::Result<_>>()?;
+        let core = Core::new(gate, cores, edge);
         let sweeper = tokio::task::spawn_local(sweep(core.clone()));
         let (open, mut all_closed) = mpsc::channel::<()>(1);
-        let mut draining = drain.clone();
-        tokio::select! {
-            () = accept(&core, &listener, places, &drain, &open) => {}
-            _ = draining.wait_for(|drain| *drain) => {}
-        }
-        for (stream, peer) in waiting(listener) {
-            let Some(place) = places.take() else { continue };
-            start(&core, stream, peer, &drain, (open.clone(), place));
+        let mut taking = JoinSet::new();
+        for (place, listener) in listeners.into_iter().enumerate() {
+            let door = Door {
+                core: core.clone(),
+                listener: place,
+                places: places.clone(),
+                drain: drain.clone(),
+                open: open.clone(),
+            };
+            taking.spawn_local(door.take_all(listener));
         }
         drop(open);
+        while taking.join_next().await.is_some() {}
         if timeout(DRAIN_DEADLINE, all_closed.recv()).await.is_err() {
             tracing::warn!("some connections were cut at the drain deadline");
         }
@@ -133,50 +146,68 @@ fn waiting(listener: TcpListener) -> Vec<(TcpStream, SocketAddr)> {
     waiting
 }
 
-/// Takes connections for ever. Each holds `open`, so that it is known when the
-/// last one is gone.
-async fn accept(
-    core: &Rc<Core>,
-    listener: &TcpListener,
-    places: &Places,
-    drain: &watch::Receiver<bool>,
-    open: &mpsc::Sender<()>,
-) {
-    let mut told: Option<Instant> = None;
-    loop {
-        let (stream, peer) = listener::next(async || listener.accept().await).await;
-        // Over the limit it is closed at once: waiting would look like an outage.
-        let Some(place) = places.take() else {
-            if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
-                told = Some(Instant::now());
-                let limit = MAX_CONNECTIONS;
-                tracing::warn!(limit, "too many connections: new ones are closed at once");
-            }
-            continue;
-        };
-        start(core, stream, peer, drain, (open.clone(), place));
-    }
+/// One listener of a core.
+struct Door {
+    core: Rc<Core>,
+    /// Its place in the list of listeners.
+    listener: usize,
+    places: Places,
+    drain: watch::Receiver<bool>,
+    /// Held by every connection, so that it is known when the last one is gone.
+    open: mpsc::Sender<()>,
 }
 
-fn start(
-    core: &Rc<Core>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    drain: &watch::Receiver<bool>,
-    held: (mpsc::Sender<()>, Place),
-) {
-    let address = peer.ip().to_canonical().to_string();
-    let Ok(address) = HeaderValue::try_from(address) else {
-        return;
-    };
-    // Without it, answers are merely later.
-    let _ = stream.set_nodelay(true);
-    let client = Rc::new(Client { address });
-    let (core, drain) = (core.clone(), drain.clone());
-    tokio::task::spawn_local(async move {
-        connection::serve(core, client, stream, drain).await;
-        drop(held);
-    });
+impl Door {
+    /// Takes connections until the drain, and then those that wait already.
+    async fn take_all(self, listener: TcpListener) {
+        let mut draining = self.drain.clone();
+        tokio::select! {
+            () = self.take(&listener) => {}
+            _ = draining.wait_for(|drain| *drain) => {}
+        }
+        for (stream, peer) in waiting(listener) {
+            let Some(place) = self.places.take() else {
+                continue;
+            };
+            self.start(stream, peer, place);
+        }
+    }
+
+    /// Takes connections for ever.
+    async fn take(&self, listener: &TcpListener) {
+        let mut told: Option<Instant> = None;
+        loop {
+            let (stream, peer) = listener::next(async || listener.accept().await).await;
+            // Over the limit it is closed at once: waiting would look like an outage.
+            let Some(place) = self.places.take() else {
+                if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+                    told = Some(Instant::now());
+                    let limit = MAX_CONNECTIONS;
+                    tracing::warn!(limit, "too many connections: new ones are closed at once");
+                }
+                continue;
+            };
+            self.start(stream, peer, place);
+        }
+    }
+
+    fn start(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
+        // Without it, answers are merely later.
+        let _ = stream.set_nodelay(true);
+        let host = self.core.edge.host.load_full();
+        let arrived = Arrived {
+            stream,
+            peer: peer.ip().to_canonical(),
+            listener: self.listener,
+            host,
+        };
+        let held = (self.open.clone(), place);
+        let (core, drain) = (self.core.clone(), self.drain.clone());
+        tokio::task::spawn_local(async move {
+            connection::serve(core, arrived, drain).await;
+            drop(held);
+        });
+    }
 }
 
 #[cfg(test)]
@@ -187,8 +218,9 @@ mod tests {
     async fn connections_that_wait_to_be_accepted_are_not_reset_by_a_drain() {
         let listeners = Listeners::bind(([127, 0, 0, 1], 0).into(), 1).expect("a port");
         let address = listeners.address();
-        let mut sockets = listeners.sockets;
-        let listener = TcpListener::from_std(sockets.remove(0)).expect("a socket");
+        let mut sockets = listeners.by_core().flatten();
+        let listener = sockets.next().map(TcpListener::from_std);
+        let listener = listener.expect("one core").expect("a socket");
         let mut clients = Vec::new();
         for _ in 0..3 {
             clients.push(TcpStream::connect(address).await.expect("it listens"));

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     agent::{Agent, Settings, Sockets, Source, StartError},
-    config::{memory, state_dir::StateDir},
+    config::{host::HostFile, memory, state_dir::StateDir},
     fleet::stream::ControlPlane,
     serve::listener::Listeners,
     tests::control::{decision, fleet, open},
@@ -37,6 +37,7 @@ fn start(pop: &str, source: Source, state_dir: Option<PathBuf>) -> Result<Agent,
         cores: 2,
         source,
         state_dir,
+        host: HostFile::default(),
     };
     let sockets = Sockets {
         listen: Listeners::bind(local(), settings.cores).expect("a free port"),

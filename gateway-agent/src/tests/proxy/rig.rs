@@ -23,7 +23,10 @@ use crate::{
         way::Way,
     },
     clock::Clock,
-    serve::{listener::Listeners, server::Server},
+    serve::{
+        listener::Listeners,
+        server::{Edge, Server},
+    },
 };
 
 /// How long anything may take before a test gives up.
@@ -58,9 +61,10 @@ impl Rig {
         let gate = CoreGate::new(0, table.clone(), Clock::new(), Arc::default());
         let listeners = Listeners::bind(([127, 0, 0, 1], 0).into(), 1).expect("a free port");
         let (drain, draining) = watch::channel(false);
-        let server = Server::start(listeners, vec![gate], &draining).expect("a thread");
+        let server =
+            Server::start(listeners, vec![gate], &Edge::default(), &draining).expect("a thread");
         Self {
-            address: server.address(),
+            address: server.addresses()[0],
             table,
             wake,
             drain,
