@@ -36,6 +36,7 @@ use crate::{
     },
     probe::prober,
     serve::{
+        handover::{self, Copies, Predecessor, Successor, Waiting},
         listener::Listeners,
         server::{Edge, Server},
     },
@@ -74,6 +75,71 @@ pub struct Sockets {
     pub listen: Listeners,
     /// For `/metrics`, `/state` and the like.
     pub admin: TcpListener,
+    /// From whom they come, and to whom they go; `None`: nobody.
+    pub handover: Option<Handover>,
+}
+
+/// A restart without a lost connection.
+#[derive(Debug)]
+pub struct Handover {
+    /// Where the successor is awaited.
+    pub path: PathBuf,
+    /// Who is to be relieved.
+    predecessor: Option<std::os::unix::net::UnixStream>,
+}
+
+impl Sockets {
+    /// Listens on `addresses` and `admin`, for `cores`. If an agent waits for its
+    /// successor at `handover`, takes its sockets.
+    ///
+    /// # Errors
+    /// In a sentence that names what is wrong.
+    pub async fn open(
+        addresses: &[SocketAddr],
+        admin: SocketAddr,
+        cores: usize,
+        handover: Option<PathBuf>,
+    ) -> Result<Self, String> {
+        let new_admin = || {
+            let bound = TcpListener::bind(admin);
+            bound.map_err(|error| format!("cannot listen on --admin {admin}: {error}"))
+        };
+        let taken = match &handover {
+            Some(path) => handover::take(path).await.map_err(|error| {
+                let path = path.display();
+                format!("cannot take over from the agent at --handover {path}: {error}")
+            })?,
+            None => None,
+        };
+        let Some(taken) = taken else {
+            return Ok(Self {
+                listen: Listeners::bind_all(addresses, cores).map_err(|error| error.to_string())?,
+                admin: new_admin()?,
+                handover: handover.map(|path| Handover {
+                    path,
+                    predecessor: None,
+                }),
+            });
+        };
+        let listen = Listeners::take_over(addresses, cores, taken.ports);
+        let there = taken
+            .admin
+            .local_addr()
+            .map_err(|error| error.to_string())?;
+        let any = admin.port() == 0 && admin.ip() == there.ip();
+        let predecessor = taken.predecessor.detach();
+        Ok(Self {
+            listen: listen.map_err(|error| error.to_string())?,
+            admin: match any || admin == there {
+                true => taken.admin,
+                false => new_admin()?,
+            },
+            handover: Some(Handover {
+                path: handover.unwrap_or_default(),
+                predecessor: Some(predecessor.map_err(|error| error.to_string())?),
+            }),
+        })
+    }
 }
 
 /// Why an agent cannot start.
@@ -108,7 +174,18 @@ pub struct Agent {
     pub admin: SocketAddr,
     stop: watch::Sender<bool>,
     reload: Reload,
-    ended: oneshot::Receiver<()>,
+    ended: oneshot::Receiver<End>,
+}
+
+/// How an agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was told to.
+    Stopped,
+    /// Another one serves in its place.
+    Succeeded,
+    /// It broke.
+    Failed,
 }
 
 impl Agent {
@@ -131,8 +208,19 @@ impl Agent {
         };
         let mut control = Control::new(identity, settings.cores);
         let link = prepare(&mut control, settings.source, state_dir.as_ref())?;
+        let handover = sockets.handover;
+        let takes_over = handover.as_ref().is_some_and(|h| h.predecessor.is_some());
+        if takes_over && !control.is_ready() {
+            let why = "cannot take over from another agent: there is no configuration yet";
+            return Err(StartError::Config(why.to_owned()));
+        }
+        let copies = handover
+            .as_ref()
+            .map(|_| Copies::of(&sockets.listen, &sockets.admin));
+        let copies = copies.transpose()?;
 
         let (stop, stopping) = watch::channel(false);
+        let (drain, draining) = watch::channel(false);
         let (ended_tx, ended) = oneshot::channel();
         let reload = Reload::default();
         let agent = Self {
@@ -148,7 +236,7 @@ impl Agent {
         let edge = Edge {
             host: settings.host.host().clone(),
         };
-        let server = Server::start(sockets.listen, gates, &edge, &stopping)?;
+        let server = Server::start(sockets.listen, gates, &edge, &draining)?;
         let beside = Beside {
             control: Shared::new(control),
             link,
@@ -158,6 +246,8 @@ impl Agent {
             address: agent.listen,
             reload,
             stopping,
+            drain,
+            handover: handover.zip(copies),
         };
         thread::Builder::new()
             .name("control".to_owned())
@@ -167,11 +257,10 @@ impl Agent {
                     .enable_all()
                     .build_local(local)
                 {
-                    Ok(runtime) => runtime.block_on(beside.run(server)),
+                    // Nobody may be waiting for it.
+                    Ok(runtime) => drop(ended_tx.send(runtime.block_on(beside.run(server)))),
                     Err(error) => tracing::error!(%error, "the control thread cannot run"),
                 }
-                // Nobody may be waiting for it.
-                let _ = ended_tx.send(());
             })?;
         Ok(agent)
     }
@@ -191,8 +280,8 @@ impl Agent {
     }
 
     /// Waits for an end that nobody asked for.
-    pub async fn ended(&mut self) {
-        let _ = (&mut self.ended).await;
+    pub async fn ended(&mut self) -> End {
+        (&mut self.ended).await.unwrap_or(End::Failed)
     }
 }
 
@@ -277,31 +366,42 @@ struct Beside {
     host: HostFile,
     reload: Reload,
     stopping: watch::Receiver<bool>,
+    /// Tells the cores to drain.
+    drain: watch::Sender<bool>,
+    handover: Option<(Handover, Copies)>,
 }
 
 impl Beside {
-    /// Until stopped, and then until the last request, report and goodbye.
-    async fn run(self, server: Server) {
+    /// Until stopped or succeeded, and then until the last request, report and
+    /// goodbye.
+    async fn run(self, server: Server) -> End {
         let control = self.control;
         let (finish, finishing) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn_local(drive::run(control.clone(), finishing.clone()));
         tasks.spawn_local(prober::run(control.clone(), finishing.clone()));
-        tasks.spawn_local(port::serve(
+        let waiting = match self.handover {
+            Some((handover, copies)) => handover.wait(copies).await,
+            None => None,
+        };
+        // What only one of two agents may do.
+        let (leave, leaving) = watch::channel(false);
+        let mut alone = JoinSet::new();
+        alone.spawn_local(port::serve(
             self.admin,
             control.clone(),
             self.stopping.clone(),
-            finishing.clone(),
+            leaving.clone(),
         ));
         if let Some(dir) = self.state_dir {
-            tasks.spawn_local(memory::keep(control.clone(), dir, finishing.clone()));
+            alone.spawn_local(memory::keep(control.clone(), dir, leaving.clone()));
         }
         let reload = self.reload;
         tasks.spawn_local(host::watch(self.host, reload.host, finishing.clone()));
         match self.link {
             Way::Stream(addresses) => {
                 let dialer = Dialer::new(control.clone(), addresses, self.address);
-                tasks.spawn_local(dialer.run(finishing));
+                alone.spawn_local(dialer.run(leaving));
             }
             Way::File { path, text } => {
                 tasks.spawn_local(alone::watch(
@@ -314,11 +414,57 @@ impl Beside {
             }
         }
         let mut stopping = self.stopping;
-        stopped(&mut stopping).await;
+        let successor = tokio::select! {
+            () = stopped(&mut stopping) => None,
+            successor = next(waiting.as_ref()) => Some(successor),
+        };
+        // The copies go first: what waits in a queue that closes with the last of
+        // them would be reset.
+        drop(waiting);
+        let end = match successor {
+            None => End::Stopped,
+            Some(successor) => {
+                leave.send_replace(true);
+                while alone.join_next().await.is_some() {}
+                successor.leave().await;
+                End::Succeeded
+            }
+        };
         tracing::info!("draining");
+        self.drain.send_replace(true);
         server.ended().await;
+        leave.send_replace(true);
         finish.send_replace(true);
+        while alone.join_next().await.is_some() {}
         while tasks.join_next().await.is_some() {}
         tracing::info!("stopped");
+        end
+    }
+}
+
+/// The successor, if one is awaited.
+async fn next(waiting: Option<&Waiting>) -> Successor {
+    match waiting {
+        Some(waiting) => waiting.successor().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Handover {
+    /// Relieves the agent before, and then waits for the one after.
+    async fn wait(self, copies: Copies) -> Option<Waiting> {
+        if let Some(stream) = self.predecessor {
+            match Predecessor::attach(stream) {
+                Ok(predecessor) => predecessor.relieve().await,
+                Err(error) => tracing::error!(%error, "the agent before cannot be told"),
+            }
+        }
+        let waiting = Waiting::at(&self.path, copies);
+        let path = self.path.display();
+        waiting
+            .inspect_err(|error| {
+                tracing::error!("no successor can take over at --handover {path}: {error}");
+            })
+            .ok()
     }
 }

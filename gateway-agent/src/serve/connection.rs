@@ -50,6 +50,11 @@ use crate::{
 /// How often the time limits are looked at, so by how much they may be late.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// For one more request on an idle HTTP/1 connection once a drain begins. It may be
+/// on its way already, and closing would lose it; its answer then says that it was
+/// the last.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
+
 /// For a connection that is told to end, until it is dropped.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -113,7 +118,8 @@ pub(crate) async fn serve(core: Rc<Core>, arrived: Arrived, drain: watch::Receiv
                 Ended::Whole => {
                     if let Some(tunnel) = tunnel {
                         let Parts { io, read_buf, .. } = connection.into_parts();
-                        tunnel.run(TokioIo::new(io), read_buf, drain).await;
+                        // Boxed: every connection would have to be as large.
+                        Box::pin(tunnel.run(TokioIo::new(io), read_buf, drain)).await;
                     }
                 }
                 Ended::Cut => {}
@@ -185,6 +191,7 @@ async fn drive<C: GracefulConnection>(
 ) -> Ended {
     let mut look = pin!(sleep_until(Instant::now() + LOOK_EVERY));
     let mut draining = false;
+    let mut last_call = false;
     loop {
         tokio::select! {
             biased;
@@ -193,8 +200,15 @@ async fn drive<C: GracefulConnection>(
                 Ok(()) => Ended::Whole,
                 Err(_) => Ended::Cut,
             },
+            () = pulse.busy(), if last_call => {
+                connection.as_mut().graceful_shutdown();
+                last_call = false;
+            }
             () = look.as_mut() => {
                 let now = Instant::now();
+                if std::mem::take(&mut last_call) {
+                    connection.as_mut().graceful_shutdown();
+                }
                 match pulse.check(now) {
                     Health::Fine => look.as_mut().reset(now + LOOK_EVERY),
                     Health::Late => return Ended::Late,
@@ -208,8 +222,12 @@ async fn drive<C: GracefulConnection>(
                 }
             }
             _ = drain.wait_for(|drain| *drain), if !draining => {
-                connection.as_mut().graceful_shutdown();
                 draining = true;
+                last_call = pulse.may_be_asked_now();
+                match last_call {
+                    true => look.as_mut().reset(Instant::now() + LAST_REQUEST),
+                    false => connection.as_mut().graceful_shutdown(),
+                }
             }
         }
     }

@@ -1,7 +1,9 @@
 //! Clients: taking their connections, and holding each to its time limits.
 
 pub(crate) mod connection;
+mod descriptors;
 pub(crate) mod executor;
+pub mod handover;
 pub mod listener;
 pub(crate) mod opening;
 pub mod proxy_protocol;

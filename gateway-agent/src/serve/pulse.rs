@@ -4,6 +4,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io,
     pin::Pin,
     rc::Rc,
@@ -75,6 +76,20 @@ impl Pulse {
             (true, false) if waited >= KEEP_ALIVE_IDLE => Health::Idle,
             _ => Health::Fine,
         }
+    }
+
+    /// Until a request runs, as seen right after the connection was polled.
+    pub(crate) fn busy(&self) -> impl Future<Output = ()> {
+        poll_fn(|_| match self.requests.get() {
+            0 => Poll::Pending,
+            _ => Poll::Ready(()),
+        })
+    }
+
+    /// A request may be on its way that we would not see if we closed. HTTP/2 says
+    /// which requests it takes no more.
+    pub(crate) fn may_be_asked_now(&self) -> bool {
+        !self.http2 && self.requests.get() == 0
     }
 
     /// What was noted since the last call.

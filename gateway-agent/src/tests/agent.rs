@@ -42,6 +42,7 @@ fn start(pop: &str, source: Source, state_dir: Option<PathBuf>) -> Result<Agent,
     let sockets = Sockets {
         listen: Listeners::bind(local(), settings.cores).expect("a free port"),
         admin: TcpListener::bind(local()).expect("a free port"),
+        handover: None,
     };
     Agent::start(settings, sockets)
 }
