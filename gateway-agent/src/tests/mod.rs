@@ -3,6 +3,7 @@
 mod agent;
 mod apply;
 pub(crate) mod control;
+mod handover;
 mod probing;
 mod proxy;
 mod stream;

@@ -184,6 +184,16 @@ impl Rig {
         self.drain.send_replace(true);
     }
 
+    /// Waits until no new connection is taken.
+    pub(super) async fn closed(&self) {
+        within(async {
+            while TcpStream::connect(self.address).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
     pub(super) async fn ended(self) {
         within(self.server.ended()).await;
     }
