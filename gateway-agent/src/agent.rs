@@ -235,6 +235,7 @@ impl Agent {
         let gates = control.gates();
         let edge = Edge {
             host: settings.host.host().clone(),
+            agent: Some(agent.id.clone()),
         };
         let server = Server::start(sockets.listen, gates, &edge, &draining)?;
         let beside = Beside {
@@ -397,7 +398,12 @@ impl Beside {
             alone.spawn_local(memory::keep(control.clone(), dir, leaving.clone()));
         }
         let reload = self.reload;
-        tasks.spawn_local(host::watch(self.host, reload.host, finishing.clone()));
+        tasks.spawn_local(host::watch(
+            control.clone(),
+            self.host,
+            reload.host,
+            finishing.clone(),
+        ));
         match self.link {
             Way::Stream(addresses) => {
                 let dialer = Dialer::new(control.clone(), addresses, self.address);

@@ -176,3 +176,33 @@ fn cores(text: &str) -> Result<usize, String> {
     let fits = number.filter(|number| (1..=MAX_CORES).contains(number));
     fits.ok_or_else(|| format!("allowed is 1 to {MAX_CORES}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses_of(listen: Option<&str>, host: &str) -> Result<Vec<String>, String> {
+        let listen = listen.map(|listen| listen.parse().expect("an address"));
+        let config = fleet_config::HostConfig::parse(host, "host").expect("a good file");
+        let host = Host {
+            config,
+            ..Host::default()
+        };
+        let found = addresses(listen, &host)?;
+        Ok(found.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn listeners_are_said_in_one_place() {
+        const TWO: &str = "listeners: [{address: \"127.0.0.1:1\"}, {address: \"127.0.0.1:2\"}]";
+        let found = |listen, host| addresses_of(listen, host).expect("it is clear");
+        assert_eq!(found(None, ""), ["0.0.0.0:8080"]);
+        assert_eq!(found(Some("127.0.0.1:9"), ""), ["127.0.0.1:9"]);
+        assert_eq!(found(None, TWO), ["127.0.0.1:1", "127.0.0.1:2"]);
+        let told = addresses_of(Some("127.0.0.1:9"), TWO).expect_err("it is not clear");
+        assert!(
+            told.starts_with("--listen 127.0.0.1:9 and the listeners"),
+            "{told}"
+        );
+    }
+}

@@ -110,6 +110,12 @@ fn agent(control: &Control, page: &mut Page) {
         u8::from(control.config_error.is_some()),
     );
     page.one(
+        "rampmeter_agent_host_config_refused",
+        "gauge",
+        "The newest host file, or a certificate it names, was refused.",
+        u8::from(control.host_error.is_some()),
+    );
+    page.one(
         "rampmeter_agent_stream_up",
         "gauge",
         "The stream to the control plane is up.",

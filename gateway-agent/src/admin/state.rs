@@ -37,6 +37,7 @@ pub fn state(control: &Control) -> Value {
             "source": control.source.as_str(),
             "error": control.config_error,
         },
+        "host": {"error": control.host_error},
         "control_plane": link(control),
         "services": services.map(|steered| service(control, steered, now)).collect::<Vec<_>>(),
         "probing": probing(control, now),

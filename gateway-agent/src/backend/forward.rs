@@ -277,7 +277,7 @@ pub(crate) fn deliver(
         let relay = Relay::new(body, exchange, watchdog, grpc, parts.status);
         Body::Relay(Box::new(relay))
     };
-    headers::prepare_response(&mut parts.headers);
+    headers::strip_hop_by_hop(&mut parts.headers);
     Response::from_parts(parts, body)
 }
 

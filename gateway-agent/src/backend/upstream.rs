@@ -21,7 +21,7 @@ use crate::{
     },
     backend::pool::Pool,
     probe::Unhealthy,
-    request::router::Router,
+    request::{headers::Via, router::Router},
     serve::server::Edge,
 };
 
@@ -30,6 +30,7 @@ use crate::{
 pub(crate) struct Core {
     pub(crate) gate: CoreGate,
     pub(crate) edge: Edge,
+    pub(crate) via: Via,
     cores: usize,
     table: RefCell<Rc<Table>>,
     /// xorshift state: picks endpoints.
@@ -66,6 +67,7 @@ impl Core {
     pub(crate) fn new(gate: CoreGate, cores: usize, edge: Edge) -> Rc<Self> {
         let table = Table::new(gate.snapshot(), cores, &HashMap::new());
         Rc::new(Self {
+            via: Via::new(edge.agent.as_ref()),
             edge,
             cores,
             table: RefCell::new(Rc::new(table)),

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    hash::{BuildHasher, RandomState},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,14 +15,15 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use fleet_config::{AddressRange, HostConfig, HostLimits};
+use fleet_config::{HostConfig, HostLimits};
 use tokio::{
     sync::{Notify, watch},
     time::{MissedTickBehavior, interval},
 };
 
 use crate::{
-    fleet::drive::stopped,
+    config::configuration::cut,
+    fleet::drive::{Shared, stopped},
     serve::tls::{self, ServerTls},
 };
 
@@ -42,8 +44,6 @@ pub struct Host {
     pub(crate) listeners: Vec<Listener>,
     /// What clients may make this agent hold.
     pub limits: HostLimits,
-    /// Whose word about other addresses is believed.
-    trusted_proxies: Vec<AddressRange>,
     /// All of the file, as read.
     pub config: HostConfig,
 }
@@ -74,13 +74,11 @@ impl Host {
     /// Whether a client is a proxy whose `Forwarded` and `X-Forwarded-*` are
     /// believed.
     pub(crate) fn trusts(&self, client: std::net::IpAddr) -> bool {
-        self.trusted_proxies
-            .iter()
-            .any(|range| range.contains(client))
+        let mut trusted = self.config.trusted_proxies.iter();
+        trusted.any(|range| range.contains(client))
     }
 
-    fn load(path: &Path, files: &Files) -> Result<Self, String> {
-        let config = files.config(path)?;
+    fn load(path: &Path, config: HostConfig, files: &Files) -> Result<Self, String> {
         let listener = |listener: &fleet_config::Listener| {
             let address = listener.address;
             let tls = listener.tls.as_ref();
@@ -96,33 +94,38 @@ impl Host {
         Ok(Self {
             listeners: listeners?,
             limits: config.limits.clone(),
-            trusted_proxies: config.trusted_proxies.clone(),
             config,
         })
     }
 }
 
 /// The bytes of a host file and of every file that it names, or why they cannot
-/// be had: equal ones make equal hosts, so nothing is loaded for nothing.
-#[derive(Debug, Default, PartialEq)]
+/// be had. There are keys among them, so they are not kept, nor ever printed: a
+/// hash of them tells whether anything has changed.
+#[derive(Default, Hash)]
 struct Files(BTreeMap<PathBuf, Result<Vec<u8>, String>>);
 
 impl Files {
-    fn read(path: &Path) -> Self {
+    /// Of the file that is there, and of the one that is in force.
+    fn read(path: &Path, running: &HostConfig) -> Self {
         let mut files = Self::default();
         files.add(path);
         // What is wrong with it is told when it is loaded.
-        let config = files.config(path).unwrap_or_default();
+        files.add_named_by(&files.config(path).unwrap_or_default());
+        files.add_named_by(running);
+        files
+    }
+
+    fn add_named_by(&mut self, config: &HostConfig) {
         for tls in config.listeners.iter().filter_map(|l| l.tls.as_ref()) {
             for pair in &tls.certificates {
-                files.add(&pair.cert_file);
-                files.add(&pair.key_file);
+                self.add(&pair.cert_file);
+                self.add(&pair.key_file);
             }
             if let Some(path) = &tls.client_ca_file {
-                files.add(path);
+                self.add(path);
             }
         }
-        files
     }
 
     fn add(&mut self, path: &Path) {
@@ -159,7 +162,9 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 #[derive(Debug, Default)]
 pub struct HostFile {
     path: Option<PathBuf>,
-    seen: Files,
+    /// The hash of what was loaded or refused last.
+    seen: u64,
+    hasher: RandomState,
     host: SharedHost,
 }
 
@@ -173,11 +178,13 @@ impl HostFile {
         let Some(path) = path else {
             return Ok(Self::default());
         };
-        let seen = Files::read(&path);
-        let host = Host::load(&path, &seen)?;
+        let files = Files::read(&path, &HostConfig::default());
+        let host = Host::load(&path, files.config(&path)?, &files)?;
+        let hasher = RandomState::new();
         Ok(Self {
             path: Some(path),
-            seen,
+            seen: hasher.hash_one(&files),
+            hasher,
             host: Arc::new(ArcSwap::from_pointee(host)),
         })
     }
@@ -190,36 +197,60 @@ impl HostFile {
     /// Loads everything again if any of it has changed; whether it had.
     ///
     /// # Errors
-    /// In sentences, when what is there now is of no use; the host before stays
-    /// in force. The same error is not told twice.
+    /// In sentences, when what is there now is of no use; the file before stays in
+    /// force. Certificates that it names are renewed all the same: a mistake that
+    /// nobody mends for weeks must not let them expire. The same error is not told
+    /// twice.
     pub fn reload(&mut self) -> Result<bool, String> {
         let Some(path) = &self.path else {
             return Ok(false);
         };
-        let now_there = Files::read(path);
-        if now_there == self.seen {
+        let running = self.host.load_full();
+        let files = Files::read(path, &running.config);
+        let seen = self.hasher.hash_one(&files);
+        if seen == std::mem::replace(&mut self.seen, seen) {
             return Ok(false);
         }
-        self.seen = now_there;
-        let next = Host::load(path, &self.seen)?;
-        if !next.addresses().eq(self.host.load().addresses()) {
-            return Err(format!(
-                "{}: the addresses of listeners have changed, which needs a restart",
-                path.display()
-            ));
+        let config = files.config(path);
+        let config = config.and_then(|config| fits(path, &running, config));
+        match config.and_then(|config| Host::load(path, config, &files)) {
+            Ok(next) => {
+                self.host.store(Arc::new(next));
+                Ok(true)
+            }
+            Err(error) => {
+                if let Ok(renewed) = Host::load(path, running.config.clone(), &files) {
+                    self.host.store(Arc::new(renewed));
+                }
+                Err(error)
+            }
         }
-        self.host.store(Arc::new(next));
-        Ok(true)
+    }
+}
+
+/// Whether the running sockets are those of a new file.
+fn fits(path: &Path, running: &Host, config: HostConfig) -> Result<HostConfig, String> {
+    let addresses = config.listeners.iter().map(|listener| listener.address);
+    match addresses.eq(running.addresses()) {
+        true => Ok(config),
+        false => Err(format!(
+            "{}: the addresses of listeners have changed, which needs a restart",
+            path.display()
+        )),
     }
 }
 
 /// Puts every good change of the file, or of a certificate, into force, until
 /// stopped.
 pub(crate) async fn watch(
+    control: Shared,
     mut file: HostFile,
     reload: Arc<Notify>,
     mut stop: watch::Receiver<bool>,
 ) {
+    if file.path.is_none() {
+        return;
+    }
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -237,10 +268,131 @@ pub(crate) async fn watch(
         file = same;
         match outcome {
             Ok(false) => {}
-            Ok(true) => tracing::info!("the changed host file and certificates are in force"),
-            Err(error) => tracing::error!(
-                "the changed host file is refused, the one before stays in force: {error}"
-            ),
+            Ok(true) => {
+                tracing::info!("the changed host file and certificates are in force");
+                control.lock().host_error = None;
+            }
+            Err(error) => {
+                tracing::error!(
+                    "the changed host file is refused, the one before stays in force: {error}"
+                );
+                control.lock().host_error = Some(cut(error));
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use breaker_core::{AgentId, PopId};
+
+    use super::*;
+    use crate::fleet::{control::Control, local::Identity};
+
+    fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("host.yaml");
+        fs::write(&path, text).expect("written");
+        (dir, path)
+    }
+
+    #[test]
+    fn without_a_file_everything_is_as_by_default() {
+        let mut file = HostFile::open(None).expect("there is nothing to read");
+        let host = file.host().load_full();
+        assert_eq!(host.limits, HostLimits::default());
+        assert_eq!(host.addresses().count(), 0);
+        assert!(!host.listener(0).proxy_protocol && host.listener(0).tls.is_none());
+        assert_eq!(file.reload(), Ok(false));
+    }
+
+    #[test]
+    fn a_file_of_no_use_is_refused_with_everything_that_is_wrong() {
+        let (_dir, path) = file("limits: {max_headers: 1}\nlisteners: []\n");
+        let told = HostFile::open(Some(path)).expect_err("two things are wrong");
+        assert!(
+            told.contains("max_headers") && told.contains("0 listeners"),
+            "{told}"
+        );
+        let (dir, _) = file("");
+        let missing = dir.path().join("missing.yaml");
+        let told = HostFile::open(Some(missing)).expect_err("there is none");
+        assert!(told.contains("missing.yaml cannot be read"), "{told}");
+    }
+
+    #[test]
+    fn a_good_change_is_taken_and_a_bad_one_leaves_what_was() {
+        let (_dir, path) = file("trusted_proxies: [10.0.0.0/8]\n");
+        let mut file = HostFile::open(Some(path.clone())).expect("a good file");
+        let client = "10.1.2.3".parse().expect("an address");
+        assert!(file.host().load().trusts(client));
+        for bad in ["trusted_proxies: [10.0.0.0/99]\n", "\u{0}", "unknown: 1\n"] {
+            fs::write(&path, bad).expect("written");
+            file.reload().expect_err(bad);
+            assert!(file.host().load().trusts(client), "{bad}");
+        }
+        fs::write(&path, "trusted_proxies: []\n").expect("written");
+        assert_eq!(file.reload(), Ok(true));
+        assert!(!file.host().load().trusts(client));
+    }
+
+    #[test]
+    fn other_addresses_need_a_restart_and_other_settings_of_a_listener_do_not() {
+        let (_dir, path) = file("listeners: [{address: \"127.0.0.1:8080\"}]\n");
+        let mut file = HostFile::open(Some(path.clone())).expect("a good file");
+        for other in [
+            "listeners: [{address: \"127.0.0.1:8081\"}]\n",
+            "listeners: [{address: \"127.0.0.1:8080\"}, {address: \"127.0.0.1:8081\"}]\n",
+            "limits: {max_headers: 50}\n",
+        ] {
+            fs::write(&path, other).expect("written");
+            let told = file.reload().expect_err(other);
+            assert!(told.ends_with("which needs a restart"), "{told}");
+        }
+        let same = "listeners: [{address: \"127.0.0.1:8080\", proxy_protocol: true}]\n";
+        fs::write(&path, same).expect("written");
+        assert_eq!(file.reload(), Ok(true));
+        assert!(file.host().load().listener(0).proxy_protocol);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_found_when_told_and_by_itself() {
+        let (_dir, path) = file("limits: {max_headers: 50}\n");
+        let file = HostFile::open(Some(path.clone())).expect("a good file");
+        let host = file.host().clone();
+        let (stop, stopping) = watch::channel(false);
+        let reload = Arc::new(Notify::new());
+        let identity = Identity {
+            agent: AgentId::new("a1").expect("a name"),
+            pop: PopId::new("p").expect("a name"),
+        };
+        let control = Shared::new(Control::new(identity, 1));
+        let watching = super::watch(control.clone(), file, reload.clone(), stopping);
+        let watching = tokio::spawn(watching);
+        fs::write(&path, "limits: {max_headers: 60}\n").expect("written");
+        reload.notify_one();
+        until(|| host.load().limits.max_headers == 60).await;
+        fs::write(&path, "limits: {max_headers: 70}\n").expect("written");
+        until(|| host.load().limits.max_headers == 70).await;
+        fs::write(&path, "limits: {max_headers: 7}\n").expect("written");
+        reload.notify_one();
+        until(|| control.lock().host_error.is_some()).await;
+        fs::write(&path, "limits: {max_headers: 80}\n").expect("written");
+        reload.notify_one();
+        until(|| control.lock().host_error.is_none()).await;
+        stop.send_replace(true);
+        watching.await.expect("it stops");
+    }
+
+    async fn until(holds: impl Fn() -> bool) {
+        let waiting = async {
+            while !holds() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let held = tokio::time::timeout(4 * LOOK, waiting).await;
+        held.expect("it is seen in time");
     }
 }

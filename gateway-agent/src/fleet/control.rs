@@ -69,6 +69,8 @@ pub struct Control {
     pub(crate) yaml: Option<(u64, String)>,
     /// Why the newest configuration was refused.
     pub(crate) config_error: Option<String>,
+    /// Why the newest host file, or a certificate, was refused.
+    pub(crate) host_error: Option<String>,
     /// What is on disk is behind.
     pub(crate) unsaved: Unsaved,
 }
@@ -106,6 +108,7 @@ impl Control {
             source: ConfigSource::None,
             yaml: None,
             config_error: None,
+            host_error: None,
             unsaved: Unsaved::default(),
         }
     }

@@ -38,6 +38,8 @@ pub(crate) const HEADER_TIMEOUT: &str = "HTTP/1.1 408 Request Timeout\r\n\
 pub(crate) enum Fault {
     /// See [`Unfit`].
     Unfit(Unfit),
+    /// It has been here before.
+    Loop,
     /// No route matches.
     NoRoute,
     /// The POP's region order has none of the service's regions.
@@ -126,6 +128,12 @@ impl Fault {
                 "connect_method",
                 "CONNECT is not served here",
             )),
+            Self::Loop => face(
+                S::LOOP_DETECTED,
+                INTERNAL,
+                "loop",
+                "the request has been through this gateway before: a backend leads back to it",
+            ),
             Self::NoRoute => face(
                 S::NOT_FOUND,
                 UNIMPLEMENTED,
@@ -394,11 +402,12 @@ fn ours(reason: &str, whose: Option<Whose<'_>>, version: Option<Version>) -> Hea
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 16] = [
+    const ALL: [Fault; 17] = [
         Fault::Unfit(Unfit::Ambiguous("why")),
         Fault::Unfit(Unfit::TargetTooLong),
         Fault::Unfit(Unfit::FieldsTooLarge),
         Fault::Unfit(Unfit::Connect),
+        Fault::Loop,
         Fault::NoRoute,
         Fault::NoRegion,
         Fault::BodyTooLarge,

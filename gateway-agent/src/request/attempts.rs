@@ -14,8 +14,14 @@ use crate::{
     },
     limits::{BODY_IDLE, STREAM_IDLE},
     request::{
-        answer::Fault, body::Body, drill, headers, proxy::Client, rejection::Rejection,
-        router::Destination, upgrade::Upgrade,
+        answer::Fault,
+        body::Body,
+        drill,
+        headers::{self, Via},
+        proxy::Client,
+        rejection::Rejection,
+        router::Destination,
+        upgrade::Upgrade,
     },
 };
 
@@ -63,7 +69,8 @@ pub(crate) async fn run(
     // A caller of a gRPC stream pauses as its server does.
     let idle = if grpc { STREAM_IDLE } else { BODY_IDLE };
     let body = Upload::new(body, destination.max_request_bytes, idle);
-    let request = outgoing(parts, &path, host, client, grpc, body)?;
+    let hop = (client, &core.via);
+    let request = outgoing(parts, &path, host, hop, grpc, body)?;
     let decision = permit.version();
     let timeouts = &upstream.timeouts;
     let sent = match upgrade {
@@ -100,11 +107,12 @@ fn outgoing(
     mut parts: Parts,
     path: &str,
     host: HeaderValue,
-    client: &Client,
+    (client, via): (&Client, &Via),
     grpc: bool,
     body: Upload,
 ) -> Result<Request<Upload>, Fault> {
-    headers::prepare_request(&mut parts.headers, &client.address, &host);
+    headers::prepare_request(&mut parts.headers, client, &host);
+    via.add_to(&mut parts.headers, parts.version);
     parts.extensions.clear();
     parts.uri = upstream_uri(&parts.uri, path, grpc.then_some(&host)).ok_or(Fault::Internal)?;
     if grpc {

@@ -1,17 +1,76 @@
 //! Fields between hops: what belongs to one connection is removed, what tells
 //! the backend about the client is ours to write.
 
+use breaker_core::AgentId;
+use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, Version,
     header::{self, Entry},
 };
 
-/// Ours in `Via`, after the received protocol.
-pub(crate) const VIA: HeaderValue = HeaderValue::from_static("1.1 rampmeter");
+use crate::request::proxy::Client;
+
+/// This agent in `Via`. Its name is in it, so that agents may be chained, and a
+/// request that comes back to the same one is known.
+#[derive(Debug)]
+pub(crate) struct Via {
+    http10: HeaderValue,
+    http11: HeaderValue,
+    http2: HeaderValue,
+    pseudonym: String,
+}
+
+impl Via {
+    /// Of an agent. One for each core: clones of a field are counted, and cores
+    /// do not share counters.
+    pub(crate) fn new(agent: Option<&AgentId>) -> Self {
+        let pseudonym = agent.map_or_else(
+            || "rampmeter".to_owned(),
+            |agent| format!("rampmeter-{agent}"),
+        );
+        // Names are of token characters, so this is always a value.
+        let field = |version| HeaderValue::try_from(format!("{version} {pseudonym}"));
+        let field = |version| field(version).unwrap_or(HeaderValue::from_static("1.1 rampmeter"));
+        Self {
+            http10: field("1.0"),
+            http11: field("1.1"),
+            http2: field("2"),
+            pseudonym,
+        }
+    }
+
+    /// Whether a header has been here before.
+    pub(crate) fn is_in(&self, headers: &HeaderMap) -> bool {
+        let values = headers.get_all(header::VIA).iter();
+        let hops = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        let mut names = hops.filter_map(|hop| {
+            let words = hop.split(|byte| matches!(byte, b' ' | b'\t'));
+            words.filter(|word| !word.is_empty()).nth(1)
+        });
+        names.any(|name| name == self.pseudonym.as_bytes())
+    }
+
+    /// Adds this hop to a header that was received with `version`.
+    pub(crate) fn add_to(&self, headers: &mut HeaderMap, version: Version) {
+        let field = match version {
+            Version::HTTP_10 => &self.http10,
+            Version::HTTP_2 => &self.http2,
+            _ => &self.http11,
+        };
+        match headers.entry(header::VIA) {
+            Entry::Occupied(mut via) => via.append(field.clone()),
+            Entry::Vacant(none) => drop(none.insert(field.clone())),
+        }
+    }
+}
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Who a client is by its certificate, which only we could know and do not tell:
+/// it never passes.
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Other ways to claim a client's address or target; backends trust them.
 const CLAIMS: [HeaderName; 4] = [
@@ -55,9 +114,10 @@ pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
     tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Makes a client's header fit for a backend. Clients are not trusted to say
-/// who they are, so their own `Forwarded` and `X-Forwarded-*` go.
-pub(crate) fn prepare_request(headers: &mut HeaderMap, client: &HeaderValue, host: &HeaderValue) {
+/// Makes a client's header fit for a backend. Clients are not trusted to say who
+/// they are, so their own `Forwarded` and `X-Forwarded-*` go; those of a trusted
+/// proxy stay, with the proxy added to the list.
+pub(crate) fn prepare_request(headers: &mut HeaderMap, client: &Client, host: &HeaderValue) {
     let trailers = accepts_trailers(headers);
     strip_hop_by_hop(headers);
     if trailers {
@@ -65,25 +125,33 @@ pub(crate) fn prepare_request(headers: &mut HeaderMap, client: &HeaderValue, hos
     }
     // hyper has answered it already, or will when the body is first read.
     headers.remove(header::EXPECT);
+    headers.remove(CLIENT_CERT);
+    match client.trusted {
+        true => extend_claims(headers, client, host),
+        false => replace_claims(headers, client, host),
+    }
+}
+
+fn replace_claims(headers: &mut HeaderMap, client: &Client, host: &HeaderValue) {
     for name in &CLAIMS {
         headers.remove(name);
     }
-    headers.insert(FORWARDED_FOR, client.clone());
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(FORWARDED_FOR, client.address.clone());
+    headers.insert(FORWARDED_PROTO, client.scheme.clone());
     headers.insert(FORWARDED_HOST, host.clone());
-    append_via(headers);
 }
 
-/// Makes a backend's header fit for a client.
-pub(crate) fn prepare_response(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    append_via(headers);
-}
-
-fn append_via(headers: &mut HeaderMap) {
-    match headers.entry(header::VIA) {
-        Entry::Occupied(mut via) => via.append(VIA),
-        Entry::Vacant(none) => drop(none.insert(VIA)),
+fn extend_claims(headers: &mut HeaderMap, client: &Client, host: &HeaderValue) {
+    let before = headers.get_all(FORWARDED_FOR).iter();
+    let hops = before.chain([&client.address]).map(HeaderValue::as_bytes);
+    // In one field: many backends read only the first.
+    let list = hops.collect::<Vec<_>>().join(&b", "[..]);
+    let list = HeaderValue::from_maybe_shared(Bytes::from(list));
+    headers.insert(FORWARDED_FOR, list.unwrap_or(client.address.clone()));
+    for (name, ours) in [(FORWARDED_PROTO, &client.scheme), (FORWARDED_HOST, host)] {
+        if let Entry::Vacant(none) = headers.entry(name) {
+            none.insert(ours.clone());
+        }
     }
 }
 
@@ -97,6 +165,18 @@ mod tests {
             map.append(*name, HeaderValue::from_static(value));
         }
         map
+    }
+
+    fn via(agent: &str) -> Via {
+        Via::new(AgentId::new(agent).ok().as_ref())
+    }
+
+    fn client(trusted: bool) -> Client {
+        Client {
+            address: HeaderValue::from_static("192.0.2.7"),
+            scheme: HeaderValue::from_static("https"),
+            trusted,
+        }
     }
 
     fn names(headers: &HeaderMap) -> Vec<&str> {
@@ -131,19 +211,78 @@ mod tests {
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-for", "10.0.0.2"),
             ("x-forwarded-host", "evil"),
+            ("x-forwarded-client-cert", "Subject=\"CN=root\""),
             ("x-real-ip", "10.0.0.1"),
-            ("via", "1.0 cache"),
             ("te", "trailers, deflate"),
         ]);
-        let client = HeaderValue::from_static("192.0.2.7");
         let host = HeaderValue::from_static("pay.example.com");
-        prepare_request(&mut fields, &client, &host);
+        prepare_request(&mut fields, &client(false), &host);
         let all = |name: &str| fields.get_all(name).iter().collect::<Vec<_>>();
         assert_eq!(all("x-forwarded-for"), ["192.0.2.7"]);
         assert_eq!(all("x-forwarded-host"), ["pay.example.com"]);
-        assert_eq!(all("x-forwarded-proto"), ["http"]);
-        assert_eq!(all("via"), ["1.0 cache", "1.1 rampmeter"]);
+        assert_eq!(all("x-forwarded-proto"), ["https"]);
         assert_eq!(all("te"), ["trailers"]);
-        assert!(all("forwarded").is_empty() && all("x-real-ip").is_empty());
+        for gone in ["forwarded", "x-real-ip", "x-forwarded-client-cert"] {
+            assert!(all(gone).is_empty(), "{gone}");
+        }
+    }
+
+    #[test]
+    fn a_trusted_proxy_says_who_is_behind_it() {
+        let mut fields = headers(&[
+            ("forwarded", "for=10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.2"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-client-cert", "Subject=\"CN=root\""),
+        ]);
+        let host = HeaderValue::from_static("pay.example.com");
+        prepare_request(&mut fields, &client(true), &host);
+        let all = |name: &str| fields.get_all(name).iter().collect::<Vec<_>>();
+        assert_eq!(all("x-forwarded-for"), ["10.0.0.1, 10.0.0.2, 192.0.2.7"]);
+        assert_eq!(all("x-forwarded-proto"), ["http"]);
+        assert_eq!(all("x-forwarded-host"), ["pay.example.com"]);
+        assert_eq!(all("forwarded"), ["for=10.0.0.1"]);
+        assert!(all("x-forwarded-client-cert").is_empty());
+
+        let mut none = HeaderMap::new();
+        prepare_request(&mut none, &client(true), &host);
+        assert_eq!(none["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(none["x-forwarded-proto"], "https");
+    }
+
+    #[test]
+    fn each_hop_is_added_with_the_version_it_was_received_with() {
+        for (version, expected) in [
+            (Version::HTTP_10, "1.0 rampmeter-a1"),
+            (Version::HTTP_11, "1.1 rampmeter-a1"),
+            (Version::HTTP_2, "2 rampmeter-a1"),
+        ] {
+            let mut fields = headers(&[("via", "1.0 cache")]);
+            via("a1").add_to(&mut fields, version);
+            let all: Vec<_> = fields.get_all("via").iter().collect();
+            assert_eq!(all, ["1.0 cache", expected]);
+        }
+    }
+
+    #[test]
+    fn an_agent_knows_itself_in_via_and_nobody_else() {
+        for (fields, known) in [
+            (&[][..], false),
+            (&[("via", "1.1 rampmeter-a1")], true),
+            (&[("via", "1.0 cache, 2 \t rampmeter-a1 (here)")], true),
+            (
+                &[
+                    ("via", "1.1 rampmeter-a2"),
+                    ("via", "HTTP/1.1 rampmeter-a1"),
+                ],
+                true,
+            ),
+            (&[("via", "1.1 rampmeter-a11, 1.1 rampmeter")], false),
+            (&[("via", "rampmeter-a1")], false),
+            (&[("via", ",, ,")], false),
+        ] {
+            assert_eq!(via("a1").is_in(&headers(fields)), known, "{fields:?}");
+        }
     }
 }

@@ -79,6 +79,9 @@ async fn handle(
     upgrade::translate(&mut parts);
     // Normalise and refuse.
     let target = intake::inspect(&parts).map_err(Fault::Unfit)?;
+    if core.via.is_in(&parts.headers) {
+        return Err(Fault::Loop.into());
+    }
     // Route.
     let destination = route(&table, &parts, &target).ok_or(Fault::NoRoute)?;
     check_declared_length(destination, &body)?;
@@ -93,7 +96,11 @@ async fn handle(
         upgrade: offer.accepted(),
     };
     // Admit, pick, forward, retry.
-    let answered = attempts::run(core, &table, destination, client, asked).await;
+    let mut answered = attempts::run(core, &table, destination, client, asked).await;
+    if let Ok(response) = &mut answered {
+        let version = response.version();
+        core.via.add_to(response.headers_mut(), version);
+    }
     match last {
         false => answered,
         true => Ok(upgrade::close_after(answered)),

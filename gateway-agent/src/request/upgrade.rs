@@ -250,7 +250,7 @@ fn switching(
     extended: bool,
 ) -> Response<Body> {
     let fields = response.headers_mut();
-    headers::prepare_response(fields);
+    headers::strip_hop_by_hop(fields);
     // It has no body, whatever it says (RFC 9110 §8.6).
     fields.remove(header::CONTENT_LENGTH);
     if extended {

@@ -195,6 +195,15 @@ async fn drive<C: GracefulConnection>(
     loop {
         tokio::select! {
             biased;
+            // First, so that a response that is ready just now says so.
+            _ = drain.wait_for(|drain| *drain), if !draining => {
+                draining = true;
+                last_call = pulse.may_be_asked_now();
+                match last_call {
+                    true => look.as_mut().reset(Instant::now() + LAST_REQUEST),
+                    false => connection.as_mut().graceful_shutdown(),
+                }
+            }
             // How it broke is the client's affair: its requests were settled.
             ended = connection.as_mut() => return match ended {
                 Ok(()) => Ended::Whole,
@@ -219,14 +228,6 @@ async fn drive<C: GracefulConnection>(
                         draining = true;
                         look.as_mut().reset(now + GOODBYE);
                     }
-                }
-            }
-            _ = drain.wait_for(|drain| *drain), if !draining => {
-                draining = true;
-                last_call = pulse.may_be_asked_now();
-                match last_call {
-                    true => look.as_mut().reset(Instant::now() + LAST_REQUEST),
-                    false => connection.as_mut().graceful_shutdown(),
                 }
             }
         }
@@ -268,8 +269,10 @@ mod tests {
     use crate::{
         admit::{gate::CoreGate, snapshot::Snapshot},
         clock::Clock,
+        config::host::{Host, HostFile, Listener},
         limits::{BODY_IDLE, KEEP_ALIVE_IDLE},
         serve::server::Edge,
+        tests::pki::Authority,
     };
     use arc_swap::ArcSwap;
     use http_body_util::{BodyExt, Empty};
@@ -281,6 +284,11 @@ mod tests {
 
     /// A connection served without any configuration, so that all answers are ours.
     async fn connected() -> (TcpStream, impl Future<Output = ()>) {
+        connected_to(Arc::default()).await
+    }
+
+    /// The same, to the first listener of a host.
+    async fn connected_to(host: Arc<Host>) -> (TcpStream, impl Future<Output = ()>) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let client = TcpStream::connect(address).await.expect("it listens");
@@ -292,7 +300,7 @@ mod tests {
             stream,
             peer: peer.ip(),
             listener: 0,
-            host: Arc::default(),
+            host,
         };
         let (stay, drain) = watch::channel(false);
         let served = async move {
@@ -334,6 +342,53 @@ mod tests {
         let mut told = String::new();
         client.read_to_string(&mut told).await.expect("an end");
         assert_eq!(told, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_header_of_the_proxy_protocol_must_come_in_time() {
+        let proxied = Listener {
+            proxy_protocol: true,
+            tls: None,
+        };
+        let signature = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0";
+        closes_when_late(proxied, &[b"", b"\r\n\r\n", signature]).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_must_end_in_time() {
+        let tls = Listener {
+            proxy_protocol: false,
+            tls: Some(tls()),
+        };
+        // Nothing, and the beginning of a record.
+        closes_when_late(tls, &[b"", b"\x16\x03\x01\x02\0\x01"]).await;
+    }
+
+    fn tls() -> crate::serve::tls::ServerTls {
+        let authority = Authority::new();
+        authority.sign("a", &["a.example"]);
+        let path = authority.path("host.yaml");
+        authority.write("host.yaml", &authority.host(&["a"], ""));
+        let file = HostFile::open(Some(path)).expect("a good host file");
+        file.host().load().listener(0).tls.expect("it has TLS")
+    }
+
+    async fn closes_when_late(listener: Listener, firsts: &[&[u8]]) {
+        for first in firsts {
+            let host = Host {
+                listeners: vec![listener.clone()],
+                ..Host::default()
+            };
+            let (mut client, served) = connected_to(Arc::new(host)).await;
+            client.write_all(first).await.expect("it is open");
+            let started = Instant::now();
+            served.await;
+            assert_eq!(started.elapsed().as_secs(), HEADER_READ_TIMEOUT.as_secs());
+            // A reset is an end as well: not all of it was read.
+            let mut told = Vec::new();
+            let _ = client.read_to_end(&mut told).await;
+            assert_eq!(told, b"");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -126,3 +126,120 @@ fn skip(mut extensions: &[u8]) -> Result<(), Malformed> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn header(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(body.len()).expect("it fits");
+        let fixed = [command, family];
+        [SIGNATURE, &fixed[..], &length.to_be_bytes(), body].concat()
+    }
+
+    const V4: [u8; 12] = [192, 0, 2, 7, 10, 0, 0, 1, 0x12, 0x34, 1, 187];
+
+    fn v6() -> Vec<u8> {
+        let address = |last| [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+        [&address(7)[..], &address(1), &[0x12, 0x34, 1, 187]].concat()
+    }
+
+    fn with(address: &[u8], extensions: &[u8]) -> Vec<u8> {
+        [address, extensions].concat()
+    }
+
+    #[test]
+    fn the_source_is_the_client_and_extensions_are_skipped() {
+        let client = |text: &str| Sender::Client(text.parse().expect("an address"));
+        let long = [&[4, 0x01, 0x00][..], &[0; 256]].concat();
+        for (read, expected) in [
+            (header(0x21, 0x11, &V4), client("192.0.2.7:4660")),
+            (header(0x21, 0x21, &v6()), client("[2001:db8::7]:4660")),
+            (
+                header(0x21, 0x11, &with(&V4, &[4, 0, 0])),
+                client("192.0.2.7:4660"),
+            ),
+            (
+                header(0x21, 0x11, &with(&V4, &[1, 0, 2, b'h', b'2', 5, 0, 1, 9])),
+                client("192.0.2.7:4660"),
+            ),
+            (
+                header(0x21, 0x21, &with(&v6(), &long)),
+                client("[2001:db8::7]:4660"),
+            ),
+            (header(0x20, 0x00, &[]), Sender::Peer),
+            (header(0x20, 0x11, &V4), Sender::Peer),
+            (header(0x20, 0xff, b"anything"), Sender::Peer),
+            (header(0x21, 0x00, &[]), Sender::Peer),
+            (header(0x21, 0x00, b"anything"), Sender::Peer),
+        ] {
+            assert_eq!(parse(&read), Ok(expected), "{}", read.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        let cut = |length: usize| header(0x21, 0x11, &V4)[..length].to_vec();
+        for (read, expected) in [
+            (
+                b"PROXY TCP4 192.0.2.7 10.0.0.1 4660 443\r\n".to_vec(),
+                Malformed::NoHeader,
+            ),
+            (
+                b"GET / HTTP/1.1\r\nhost: a\r\n\r\n".to_vec(),
+                Malformed::NoHeader,
+            ),
+            (b"".to_vec(), Malformed::Cut),
+            (cut(15), Malformed::Cut),
+            (cut(16), Malformed::Cut),
+            (cut(27), Malformed::Cut),
+            (with(&header(0x21, 0x11, &V4), b"G"), Malformed::Cut),
+            (header(0x21, 0x11, &V4[..11]), Malformed::Cut),
+            (header(0x21, 0x21, &V4), Malformed::Cut),
+            // Version 1 and 3; command 2; UDP, Unix, unknown families.
+            (header(0x11, 0x11, &V4), Malformed::Unknown),
+            (header(0x31, 0x11, &V4), Malformed::Unknown),
+            (header(0x22, 0x11, &V4), Malformed::Unknown),
+            (header(0x21, 0x12, &V4), Malformed::Unknown),
+            (header(0x21, 0x10, &V4), Malformed::Unknown),
+            (header(0x21, 0x31, &[0; 216]), Malformed::Unknown),
+            (header(0x21, 0x41, &V4), Malformed::Unknown),
+            (header(0x21, 0x11, &with(&V4, &[4])), Malformed::Extension),
+            (
+                header(0x21, 0x11, &with(&V4, &[4, 0])),
+                Malformed::Extension,
+            ),
+            (
+                header(0x21, 0x11, &with(&V4, &[4, 0, 1])),
+                Malformed::Extension,
+            ),
+            (
+                header(0x21, 0x11, &with(&V4, &[4, 0, 1, 9, 9])),
+                Malformed::Extension,
+            ),
+        ] {
+            assert_eq!(parse(&read), Err(expected), "{}", read.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_header_has_so_many_bytes_and_no_more() {
+        let most = header(0x20, 0x00, &vec![0; MAX_BYTES - FIXED_BYTES]);
+        assert_eq!(parse(&most), Ok(Sender::Peer));
+        let more = header(0x20, 0x00, &vec![0; MAX_BYTES - FIXED_BYTES + 1]);
+        assert_eq!(rest(&more[..FIXED_BYTES]), Err(Malformed::TooLong));
+        assert_eq!(parse(&more), Err(Malformed::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_too_strange(command: u8, family: u8, body: Vec<u8>, cut in 0usize..64) {
+            let read = header(command, family, &body);
+            let _ = parse(&read);
+            let _ = parse(&read[..cut.min(read.len())]);
+            let _ = parse(&body);
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 use std::{io, net::SocketAddr, rc::Rc, thread};
 
+use breaker_core::AgentId;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
@@ -31,6 +32,8 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 pub struct Edge {
     /// The host in force.
     pub host: SharedHost,
+    /// Who this is, for `Via`.
+    pub agent: Option<AgentId>,
 }
 
 /// The running cores.

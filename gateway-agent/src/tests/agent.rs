@@ -31,16 +31,26 @@ pub(super) fn local() -> SocketAddr {
 }
 
 fn start(pop: &str, source: Source, state_dir: Option<PathBuf>) -> Result<Agent, StartError> {
+    start_on(&[local()], HostFile::default(), pop, source, state_dir)
+}
+
+fn start_on(
+    addresses: &[SocketAddr],
+    host: HostFile,
+    pop: &str,
+    source: Source,
+    state_dir: Option<PathBuf>,
+) -> Result<Agent, StartError> {
     let settings = Settings {
         id: AgentId::new("a1").ok(),
         pop: PopId::new(pop).expect("a name"),
         cores: 2,
         source,
         state_dir,
-        host: HostFile::default(),
+        host,
     };
     let sockets = Sockets {
-        listen: Listeners::bind(local(), settings.cores).expect("a free port"),
+        listen: Listeners::bind_all(addresses, settings.cores).expect("free ports"),
         admin: TcpListener::bind(local()).expect("a free port"),
         handover: None,
     };
@@ -89,6 +99,39 @@ pub(super) async fn eventually(what: &str, agent: &Agent, holds: impl Fn(&Value)
         assert!(tokio::time::Instant::now() < until, "{what}: {state:#}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn an_agent_serves_on_all_its_listeners_and_shows_a_host_file_that_it_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (fleet_path, host_path) = (dir.path().join("fleet.yaml"), dir.path().join("host.yaml"));
+    fs::write(&fleet_path, fleet("")).expect("written");
+    let host = "listeners: [{address: \"127.0.0.1:0\"}, {address: \"127.0.0.1:0\"}]\n";
+    fs::write(&host_path, host).expect("written");
+    let file = HostFile::open(Some(host_path.clone())).expect("a good file");
+    let source = Source::File(fleet_path);
+    let agent = start_on(&[local(), local()], file, "fra1", source, None);
+    let agent = agent.expect("good files");
+    assert_eq!(agent.listeners[0], agent.listen);
+    // Nobody listens on the endpoint's port.
+    for address in &agent.listeners {
+        assert_eq!(get(*address, "GET", "/x").await.0, 502);
+    }
+    assert_eq!(agent.listeners.len(), 2);
+    fs::write(&host_path, "limits: {max_headers: 1}\n").expect("written");
+    agent.reload();
+    eventually("the bad file is shown", &agent, |state| {
+        let error = state["host"]["error"].as_str();
+        error.is_some_and(|error| error.contains("max_headers"))
+    })
+    .await;
+    fs::write(&host_path, host).expect("written");
+    agent.reload();
+    eventually("it is mended", &agent, |state| {
+        state["host"]["error"].is_null()
+    })
+    .await;
+    agent.stop().await;
 }
 
 #[tokio::test]

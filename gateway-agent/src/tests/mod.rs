@@ -4,6 +4,7 @@ mod agent;
 mod apply;
 pub(crate) mod control;
 mod handover;
+pub(crate) mod pki;
 mod probing;
 mod proxy;
 mod stream;

@@ -3,13 +3,16 @@
 
 mod answers;
 mod connections;
+mod edge;
 mod http2;
 mod lifecycle;
 mod outcomes;
 mod passing;
+mod renewal;
 mod rig;
 mod routing;
 mod steering;
+mod tls;
 mod upgrades;
 mod websocket;
 

@@ -38,6 +38,11 @@ pub(super) async fn within<T>(work: impl Future<Output = T>) -> T {
     done.expect("it did not happen in time")
 }
 
+/// A free port of this machine.
+pub(super) fn local() -> SocketAddr {
+    ([127, 0, 0, 1], 0).into()
+}
+
 /// A running data plane of one core.
 pub(super) struct Rig {
     pub(super) address: SocketAddr,
@@ -56,13 +61,17 @@ impl Rig {
     }
 
     pub(super) fn unconfigured() -> Self {
+        Self::on(&[local()], &Edge::default())
+    }
+
+    /// With these listeners.
+    pub(super) fn on(listeners: &[SocketAddr], edge: &Edge) -> Self {
         let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
         let wake = Arc::new(Notify::new());
         let gate = CoreGate::new(0, table.clone(), Clock::new(), Arc::default());
-        let listeners = Listeners::bind(([127, 0, 0, 1], 0).into(), 1).expect("a free port");
+        let listeners = Listeners::bind_all(listeners, 1).expect("free ports");
         let (drain, draining) = watch::channel(false);
-        let server =
-            Server::start(listeners, vec![gate], &Edge::default(), &draining).expect("a thread");
+        let server = Server::start(listeners, vec![gate], edge, &draining).expect("a thread");
         Self {
             address: server.addresses()[0],
             table,
@@ -70,6 +79,11 @@ impl Rig {
             drain,
             server,
         }
+    }
+
+    /// Where it listens.
+    pub(super) fn addresses(&self) -> &[SocketAddr] {
+        self.server.addresses()
     }
 
     /// With one service `s` in one region `r` of one endpoint, and more settings
@@ -257,9 +271,11 @@ impl Wire {
     }
 
     pub(super) async fn write(&mut self, text: &str) {
-        within(self.0.write_all(text.as_bytes()))
-            .await
-            .expect("it is open");
+        self.write_bytes(text.as_bytes()).await;
+    }
+
+    pub(super) async fn write_bytes(&mut self, bytes: &[u8]) {
+        within(self.0.write_all(bytes)).await.expect("it is open");
     }
 
     /// Up to and with `mark`.
