@@ -50,9 +50,10 @@ use crate::{
 /// How often the time limits are looked at, so by how much they may be late.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// For one more request on an idle HTTP/1 connection once a drain begins. It may be
-/// on its way already, and closing would lose it; its answer then says that it was
-/// the last.
+/// For one more request on an idle connection once a drain begins. It may be on its
+/// way already, and closing would lose it; its answer then says that it was the
+/// last. HTTP/2 says which requests it takes no more, but not every client sends
+/// those again.
 const LAST_REQUEST: Duration = Duration::from_secs(2);
 
 /// For a connection that is told to end, until it is dropped.
@@ -198,7 +199,7 @@ async fn drive<C: GracefulConnection>(
             // First, so that a response that is ready just now says so.
             _ = drain.wait_for(|drain| *drain), if !draining => {
                 draining = true;
-                last_call = pulse.may_be_asked_now();
+                last_call = pulse.rests();
                 match last_call {
                     true => look.as_mut().reset(Instant::now() + LAST_REQUEST),
                     false => connection.as_mut().graceful_shutdown(),

@@ -86,10 +86,9 @@ impl Pulse {
         })
     }
 
-    /// A request may be on its way that we would not see if we closed. HTTP/2 says
-    /// which requests it takes no more.
-    pub(crate) fn may_be_asked_now(&self) -> bool {
-        !self.http2 && self.requests.get() == 0
+    /// Nothing runs, so the next move is the client's, and may be on its way already.
+    pub(crate) fn rests(&self) -> bool {
+        self.requests.get() == 0
     }
 
     /// What was noted since the last call.

@@ -10,8 +10,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::rig::{Rig, Scripted, Wire, field, within};
-use crate::admit::recorder::Tally;
+use super::{
+    rig::{Rig, Scripted, Wire, field, fleet, within},
+    tls,
+};
+use crate::{admit::recorder::Tally, tests::pki::Authority};
 use std::net::SocketAddr;
 
 const SETTINGS: &str = "upgrades: [websocket]";
@@ -206,6 +209,32 @@ async fn frames_of_every_size_and_kind_come_back() {
     send(&mut client.0, &frame(true, CLOSE, &1000u16.to_be_bytes())).await;
     assert_eq!(next(&mut client.0).await.close_code(), Some(1000));
     client.close().await;
+    rig.settled(Tally::Success).await;
+}
+
+#[tokio::test]
+async fn through_tls_it_is_the_same() {
+    let authority = Authority::new();
+    authority.sign("one", &["a.example"]);
+    let (rig, _file) = tls::start(&authority, &authority.host(&["one"], ""));
+    rig.configure(&fleet(&[("r", echo().await)], SETTINGS));
+    let client = tls::connect(rig.address, authority.client(None), "a.example").await;
+    let mut client = client.expect("a handshake");
+    let offer = within(client.write_all(OFFER.as_bytes())).await;
+    offer.expect("it is open");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within(client.read_u8()).await.expect("an answer"));
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "));
+    exchange(&mut client).await;
+    rig.drain();
+    assert_eq!(next(&mut client).await.close_code(), Some(1001));
+    send(&mut client, &frame(true, CLOSE, &1001u16.to_be_bytes())).await;
+    let mut rest = Vec::new();
+    let read = within(client.read_to_end(&mut rest)).await;
+    read.expect("a whole end, with close_notify");
+    assert_eq!(rest, b"");
     rig.settled(Tally::Success).await;
 }
 
