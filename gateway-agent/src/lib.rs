@@ -27,6 +27,7 @@ pub mod limits;
 pub mod probe;
 mod request;
 pub mod serve;
+mod sockets;
 
 #[cfg(test)]
 mod tests;
