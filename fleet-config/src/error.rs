@@ -1,6 +1,6 @@
 //! What is wrong with a fleet file, all of it at once.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt};
+use std::{cell::RefCell, fmt};
 
 /// Most errors that are kept. A file of another kind given by mistake can have
 /// one on every line; nobody reads past this.
@@ -79,8 +79,6 @@ pub(crate) struct Report {
     errors: RefCell<Vec<ConfigError>>,
     left_out: RefCell<usize>,
     warnings: RefCell<Vec<String>>,
-    /// First key of each kind that has no effect yet, and how many more.
-    idle: RefCell<BTreeMap<&'static str, (String, usize)>>,
 }
 
 impl Report {
@@ -91,7 +89,6 @@ impl Report {
             errors: RefCell::default(),
             left_out: RefCell::default(),
             warnings: RefCell::default(),
-            idle: RefCell::default(),
         }
     }
 
@@ -120,15 +117,6 @@ impl Report {
         }
     }
 
-    /// Notes a setting that is accepted, but that this version does not act on.
-    pub(crate) fn idle(&self, kind: &'static str, key: &str) {
-        self.idle
-            .borrow_mut()
-            .entry(kind)
-            .and_modify(|(_, more)| *more += 1)
-            .or_insert_with(|| (key.to_owned(), 0));
-    }
-
     /// The warnings, or the errors if there were any.
     pub(crate) fn finish(self) -> Result<Vec<String>, ConfigErrors> {
         let mut errors = self.errors.into_inner();
@@ -140,17 +128,6 @@ impl Report {
                 left_out: self.left_out.into_inner(),
             });
         }
-        let mut warnings = self.warnings.into_inner();
-        for (key, more) in self.idle.into_inner().into_values() {
-            let others = match more {
-                0 => String::new(),
-                1 => " (nor on one other like it)".to_owned(),
-                more => format!(" (nor on {more} others like it)"),
-            };
-            warnings.push(format!(
-                "{key} is accepted but this version does not act on it yet{others}"
-            ));
-        }
-        Ok(warnings)
+        Ok(self.warnings.into_inner())
     }
 }

@@ -98,11 +98,6 @@ pub(crate) fn section<'a>(
     section.finish();
 }
 
-/// Notes that a whole section has no effect yet.
-fn idle(fields: &Fields<'_>, kind: &'static str) {
-    fields.at.report.idle(kind, &fields.at.path);
-}
-
 fn timeouts(fields: &mut Fields<'_>, out: &mut Timeouts) {
     fields.read("total", &mut out.total, duration(ms(1)..=secs(3600)));
     part_of_total(fields, "connect", &mut out.connect, out.total, secs(300));
@@ -162,10 +157,6 @@ fn limits(fields: &mut Fields<'_>, out: &mut Limits) {
         &mut out.max_connections,
         count(1..=60_000),
     );
-    if out.max_queue > 0 {
-        let key = format!("{}.max_queue", fields.at.path);
-        fields.at.report.idle("limits.max_queue", &key);
-    }
 }
 
 fn tls(fields: &mut Fields<'_>, out: &mut UpstreamTls) {
@@ -201,7 +192,6 @@ fn ejection(fields: &mut Fields<'_>, out: &mut Ejection) {
 }
 
 fn retry(fields: &mut Fields<'_>, out: &mut Retry) {
-    idle(fields, "retry");
     fields.read("max_retries", &mut out.max_retries, count(0..=10));
     fields.read(
         "budget_percent",
@@ -258,7 +248,6 @@ fn priority(fields: &mut Fields<'_>, out: &mut PriorityRule) {
 }
 
 fn fallback(fields: &mut Fields<'_>, out: &mut Fallback) {
-    idle(fields, "fallback");
     fields.read("serve_fresh", &mut out.serve_fresh, boolean);
     let week = secs(7 * 24 * 3600);
     fields.read(

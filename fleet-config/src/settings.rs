@@ -20,6 +20,20 @@ pub struct Timeouts {
     pub total: Duration,
 }
 
+impl Timeouts {
+    /// What is left of them once `spent` of the total is gone.
+    #[must_use]
+    pub fn within(&self, spent: Duration) -> Self {
+        let total = self.total.saturating_sub(spent);
+        Self {
+            connect: self.connect.min(total),
+            response_headers: self.response_headers.min(total),
+            per_try: self.per_try,
+            total,
+        }
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self {

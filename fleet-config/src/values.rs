@@ -317,14 +317,14 @@ pub(crate) fn address_range(at: &At<'_>) -> Option<AddressRange> {
 /// `http://HOST:PORT`.
 pub(crate) fn url(at: &At<'_>) -> Option<String> {
     let text = at.text()?;
-    let rest = text
-        .strip_prefix("http://")
-        .or_else(|| text.strip_prefix("https://"));
-    match rest {
+    match text.strip_prefix("http://") {
         Some(rest) if !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_graphic()) => {
             Some(text.to_owned())
         }
-        _ => at.refuse("a URL", "use http://HOST:PORT"),
+        _ => at.refuse(
+            "a collector's URL",
+            "use http://HOST:PORT; TLS is for a collector on this host to add",
+        ),
     }
 }
 

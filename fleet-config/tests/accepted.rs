@@ -113,8 +113,6 @@ fn the_documented_file_loads_and_says_what_has_no_effect_yet() {
     insta::assert_snapshot!(config.warnings.join("\n"), @r#"
     pops.fra1.region_order names "eu-west", where no service has a backend: backends are in us-east, us-west
     pops.iad1.region_order names "eu-west", where no service has a backend: backends are in us-east, us-west
-    services.payments.fallback is accepted but this version does not act on it yet
-    services.payments.retry is accepted but this version does not act on it yet
     "#);
 }
 

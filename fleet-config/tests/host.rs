@@ -92,3 +92,13 @@ cache: {max_bytes: lots}
     host.yaml:10: cache.max_bytes: "lots" is not a size: use a number with B, KiB, MiB or GiB, for example 1MiB
     "#);
 }
+
+#[test]
+fn a_collector_is_reached_in_plain_text() {
+    let text = r#"tracing: {otlp_endpoint: "https://127.0.0.1:4317"}"#;
+    let errors = HostConfig::parse(text, "f").expect_err("it is not supported");
+    insta::assert_snapshot!(
+        errors.to_string(),
+        @r#"f:1: tracing.otlp_endpoint: "https://127.0.0.1:4317" is not a collector's URL: use http://HOST:PORT; TLS is for a collector on this host to add"#
+    );
+}

@@ -36,8 +36,13 @@ use crate::{
     },
     probe::prober,
     serve::{
+        capacity::{self, Memory},
         handover::{Copies, Successor, Waiting},
         server::{Edge, Server},
+    },
+    sight::{
+        desk::{self, Desk},
+        setup::Sight,
     },
 };
 
@@ -101,6 +106,7 @@ pub struct Agent {
     pub admin: SocketAddr,
     stop: watch::Sender<bool>,
     reload: Reload,
+    sight: Sight,
     ended: oneshot::Receiver<End>,
 }
 
@@ -134,6 +140,7 @@ impl Agent {
             pop: settings.pop,
         };
         let mut control = Control::new(identity, settings.cores);
+        control.keep_answers(settings.host.host().load().config.cache_bytes);
         let link = prepare(&mut control, settings.source, state_dir.as_ref())?;
         let handover = sockets.handover;
         let takes_over = handover.as_ref().is_some_and(|h| h.predecessor.is_some());
@@ -157,19 +164,27 @@ impl Agent {
             admin: sockets.admin.local_addr()?,
             stop,
             reload: reload.clone(),
+            sight: control.sight.clone(),
             ended,
         };
         let gates = control.gates();
+        let connections = capacity(&settings.host, gates.len(), agent.listeners.len());
         let edge = Edge {
             host: settings.host.host().clone(),
             agent: Some(agent.id.clone()),
+            connections: Some(connections),
+            places: control.places.clone(),
+            sight: control.sight.clone(),
         };
+        let mut desk = Desk::new(&control.sight, agent.id.as_str());
+        desk.follow(&settings.host.host().load().config);
         let server = Server::start(sockets.listen, gates, &edge, &draining)?;
         let beside = Beside {
             control: Shared::new(control),
             link,
             state_dir,
             host: settings.host,
+            desk,
             admin: sockets.admin,
             address: agent.listen,
             reload,
@@ -194,10 +209,11 @@ impl Agent {
     }
 
     /// Reads the host file and its certificates again (SIGHUP), and without a
-    /// control plane the fleet file.
+    /// control plane the fleet file; opens the access log anew.
     pub fn reload(&self) {
         self.reload.fleet.notify_one();
         self.reload.host.notify_one();
+        self.sight.reopen();
     }
 
     /// Drains, says goodbye, and returns when all is done.
@@ -211,6 +227,24 @@ impl Agent {
     pub async fn ended(&mut self) -> End {
         (&mut self.ended).await.unwrap_or(End::Failed)
     }
+}
+
+/// How many connections of clients this host has descriptors for; tells what the
+/// agent may take of the host.
+fn capacity(host: &HostFile, cores: usize, listeners: usize) -> usize {
+    let descriptors = capacity::raise_descriptors();
+    let connections = capacity::connections(descriptors, cores, listeners);
+    let host = host.host().load();
+    let allowed = host.limits.max_connections as usize;
+    if connections < allowed {
+        tracing::warn!(
+            "there are descriptors for {connections} connections only, not the {allowed} allowed: \
+             raise the limit of open files (ulimit -n, LimitNOFILE) or lower max_connections"
+        );
+    }
+    let memory = Memory::of(&host, connections);
+    tracing::info!("memory for clients, backends and cache: {memory}");
+    connections
 }
 
 /// The name it was given, kept, or made up: unique in the fleet.
@@ -292,6 +326,7 @@ struct Beside {
     admin: TcpListener,
     address: SocketAddr,
     host: HostFile,
+    desk: Desk,
     reload: Reload,
     stopping: watch::Receiver<bool>,
     /// Tells the cores to drain.
@@ -324,6 +359,8 @@ impl Beside {
         if let Some(dir) = self.state_dir {
             alone.spawn_local(memory::keep(control.clone(), dir, leaving.clone()));
         }
+        let host = self.host.host().clone();
+        tasks.spawn_local(desk::run(self.desk, host, finishing.clone()));
         let reload = self.reload;
         tasks.spawn_local(host::watch(
             control.clone(),

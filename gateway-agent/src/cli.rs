@@ -20,7 +20,8 @@ const AFTER_HELP: &str = "\
 Signals:
   SIGTERM, SIGINT  Take no more connections, finish requests in flight (30 s at most),
                    say goodbye to the control plane and exit. A second one exits at once.
-  SIGHUP           Read --host-config, its certificates and --config again.
+  SIGHUP           Read --host-config, its certificates and --config again, and open
+                   the access log anew.
 
 Exit codes:
   0  Stopped when told.

@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
-/// Connections from clients, all cores together: with the buffers below, what
-/// an agent of 1 GiB can hold.
-pub const MAX_CONNECTIONS: usize = 10_000;
+use fleet_config::HostLimits;
 
-/// Connections to one endpoint, all cores together. More would exhaust the
-/// ephemeral ports towards it before they would help.
-pub const MAX_ENDPOINT_CONNECTIONS: u32 = 1_024;
+/// Requests at once for each connection that is allowed, all connections
+/// together: HTTP/2 streams of one are places of others, as memory is.
+pub(crate) const REQUESTS_PER_CONNECTION: u32 = 2;
+
+/// Requests of a core at once, however few connections are allowed: one client
+/// with all its streams.
+pub(crate) const LEAST_REQUESTS: u32 = 1_000;
 
 /// A request target, and one header field: 8 KiB, as nginx and Apache have it.
 pub const MAX_FIELD_BYTES: usize = 8 << 10;
@@ -23,6 +25,10 @@ pub const MAX_HEADERS: usize = 100;
 /// Read and write buffer of an HTTP/1 connection, at most. A header is refused
 /// earlier; bodies want larger reads.
 pub const MAX_BUFFER_BYTES: usize = 64 << 10;
+
+/// What the kernel may hold of ours for a client that it has not begun to send:
+/// enough that no link waits for us, and not the megabytes that it would take.
+pub(crate) const MAX_UNSENT_BYTES: u32 = 128 << 10;
 
 /// Time from the first byte of a header to its last; also from accepting a
 /// connection to its first request. Slower is an attack or a dead link.
@@ -59,9 +65,6 @@ pub const H2_SEND_BUFFER: usize = 64 << 10;
 /// (rapid reset, CVE-2023-44487).
 pub const H2_PENDING_RESETS: usize = 20;
 
-/// From a request to stop until connections are cut.
-pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
-
 /// Pause after an accept that failed for want of descriptors or memory: long
 /// enough for some to be freed, short enough not to be noticed after.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -74,3 +77,16 @@ pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// How often idle upstream connections are looked for.
 pub const LOOK_FOR_IDLE: Duration = Duration::from_secs(5);
+
+/// What hyper needs for an HTTP/1 header that is not longer than allowed: beside
+/// what counts, each line has its colon, a space and its end.
+pub(crate) fn header_buffer_bytes(limits: &HostLimits) -> usize {
+    let lines = 4 * (limits.max_headers as usize + 2) + 64;
+    limits.max_target_bytes as usize + limits.max_header_bytes as usize + lines
+}
+
+/// The same for HTTP/2, which counts 32 bytes more for each field (RFC 9113
+/// §6.5.2), and the target with them.
+pub(crate) fn header_list_bytes(limits: &HostLimits) -> u32 {
+    limits.max_target_bytes + limits.max_header_bytes + 32 * (limits.max_headers + 4)
+}

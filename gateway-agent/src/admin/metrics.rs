@@ -1,13 +1,13 @@
 //! `/metrics`: Prometheus text. Label values are names of the configuration and
 //! words of the code, so they need no escaping and there are only so many.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Instant};
 
 use breaker_core::{Timestamp, breaker::StateName, histogram};
 
 use crate::{
-    admin::{service_metrics, state::state_name},
-    admit::recorder::{OUTCOMES, REFUSALS, Tally},
+    admin::{service_metrics, sight_metrics, state::state_name},
+    admit::recorder::{OUTCOMES, REFUSALS, RETRIES, Tally},
     fleet::{control::Control, watched::Watched},
 };
 
@@ -29,6 +29,7 @@ pub fn page(control: &Control) -> String {
     decisions(control, &mut page);
     probes(control, &mut page);
     latencies(control, &mut page);
+    sight_metrics::add(control, &mut page);
     page.text
 }
 
@@ -48,7 +49,13 @@ impl Page {
         let _ = writeln!(self.text, "{line}");
     }
 
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+    pub(super) fn one(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        value: impl std::fmt::Display,
+    ) {
         self.family(name, kind, help);
         self.line(format_args!("{name} {value}"));
     }
@@ -178,6 +185,21 @@ fn requests(control: &Control, page: &mut Page) {
             ));
         }
     }
+    let name = "rampmeter_agent_retries_total";
+    page.family(
+        name,
+        "counter",
+        "Retries: sent to this backend, or not made after one failed there.",
+    );
+    for watched in control.backends.values() {
+        let (labels, counters) = (labels(watched), watched.counters());
+        for (outcome, tally) in RETRIES {
+            let count = counters.get(tally);
+            page.line(format_args!(
+                "{name}{{{labels},outcome=\"{outcome}\"}} {count}"
+            ));
+        }
+    }
     let counter = |tally| move |watched: &Watched| watched.counters().get(tally);
     page.each(
         control,
@@ -210,6 +232,15 @@ fn requests(control: &Control, page: &mut Page) {
         control,
         ("rampmeter_agent_in_flight", "gauge", "Requests in flight."),
         |w| w.backend.in_flight(),
+    );
+    page.each(
+        control,
+        (
+            "rampmeter_agent_queued",
+            "gauge",
+            "Requests that wait for a place in flight.",
+        ),
+        |w| w.backend.live.queue.len(),
     );
 }
 
@@ -325,7 +356,23 @@ fn probes(control: &Control, page: &mut Page) {
             "gauge",
             "Endpoints that health checks took out at this agent.",
         ),
-        |watched| watched.backend.live.unhealthy.load().0.len(),
+        |watched| watched.backend.live.reach.unhealthy().0.len(),
+    );
+    page.each(
+        control,
+        (
+            "rampmeter_agent_ejected_endpoints",
+            "gauge",
+            "Addresses of endpoints that are left out for their failures in a row.",
+        ),
+        |watched| {
+            let (reach, now) = (&watched.backend.live.reach, Instant::now());
+            let targets = reach.targets();
+            let ejected = targets
+                .iter()
+                .filter(|t| reach.ejected_for(t, now).is_some());
+            ejected.count()
+        },
     );
 }
 

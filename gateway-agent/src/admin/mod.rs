@@ -3,4 +3,5 @@
 pub mod metrics;
 pub mod port;
 mod service_metrics;
+mod sight_metrics;
 pub mod state;

@@ -4,6 +4,7 @@
 use crate::{
     admin::metrics::Page,
     admit::recorder::SERVED,
+    cache::kept::COUNTED,
     clock::nanos,
     fleet::{control::Control, steered::Steered},
 };
@@ -16,6 +17,7 @@ pub(super) fn add(control: &Control, page: &mut Page) {
     plans(control, page);
     shares(control, page);
     quotas(control, page);
+    kept(control, page);
 }
 
 fn labels(steered: &Steered) -> String {
@@ -164,5 +166,30 @@ fn quotas(control: &Control, page: &mut Page) {
             "Callers with a bucket of their own.",
         ),
         limited().map(|(labels, standing)| (labels, standing.keys)),
+    );
+}
+
+/// What came of kept answers, of services that keep any.
+fn kept(control: &Control, page: &mut Page) {
+    for (at, (name, help)) in COUNTED.into_iter().enumerate() {
+        let counts = control.services.values().filter_map(|s| {
+            let kept = s.service.kept.as_ref()?;
+            Some((labels(s), kept.counts.read()[at]))
+        });
+        let name = format!("rampmeter_agent_cache_{name}_total");
+        page.samples((&name, "counter", help), counts);
+    }
+    let store = control.store();
+    page.one(
+        "rampmeter_agent_cache_bytes",
+        "gauge",
+        "Memory for kept answers that is in use, all services together.",
+        store.bytes(),
+    );
+    page.one(
+        "rampmeter_agent_cache_entries",
+        "gauge",
+        "Answers kept, of all services.",
+        store.entries(),
     );
 }

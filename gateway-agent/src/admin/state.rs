@@ -1,6 +1,8 @@
 //! `/state`: what this agent does and why, as JSON for a person at 3 a.m. and
 //! for tests.
 
+use std::{sync::Arc, time::Instant};
+
 use breaker_core::{Circuit, Mode, Timestamp, breaker::StateName, steering::Fault};
 use fleet_config::RequestKey;
 use rampmeter_api::convert::decision::Decision;
@@ -8,11 +10,13 @@ use serde_json::{Value, json};
 
 use crate::{
     admit::{
-        recorder::{Counters, OUTCOMES, REFUSALS, SERVED, Tally},
+        recorder::{Counters, OUTCOMES, REFUSALS, RETRIES, SERVED, Tally},
         refusal::RefusalReason,
         stance::{Rule, Shares, Stance, ruling},
         way::{Course, Injection, Way},
     },
+    backend::reach::Target,
+    cache::kept::COUNTED,
     clock::nanos,
     fleet::{
         apply::Held,
@@ -40,6 +44,11 @@ pub fn state(control: &Control) -> Value {
         "host": {"error": control.host_error},
         "control_plane": link(control),
         "services": services.map(|steered| service(control, steered, now)).collect::<Vec<_>>(),
+        "cache": {
+            "bytes": control.store().bytes(),
+            "max_bytes": control.store().limit(),
+            "entries": control.store().entries(),
+        },
         "probing": probing(control, now),
         "backends": backends.map(|watched| backend(control, watched, now)).collect::<Vec<_>>(),
     })
@@ -85,6 +94,7 @@ fn service(control: &Control, steered: &Steered, now: Timestamp) -> Value {
         "mix": way.mix.shares().0,
         "drill": way.drill.as_ref().map(|drill| injection(control, drill, now)),
         "quota": quota(steered, now),
+        "kept": kept(steered),
         "demand": counters.wanted().total() as u64,
         "demand_by_priority": counters.wanted().0.map(|count| count as u64),
         "served": named(&counters, &SERVED),
@@ -103,6 +113,14 @@ fn quota(steered: &Steered, now: Timestamp) -> Option<Value> {
         "lent": standing.lent,
         "keys": standing.keys,
     }))
+}
+
+/// What came of its kept answers; null without a fallback.
+fn kept(steered: &Steered) -> Option<Value> {
+    let kept = steered.service.kept.as_ref()?;
+    let counts = COUNTED.into_iter().zip(kept.counts.read());
+    let counts = counts.map(|((name, _), count)| (name.to_owned(), count.into()));
+    Some(Value::Object(counts.collect()))
 }
 
 /// By what its requests find their region.
@@ -163,10 +181,27 @@ fn backend(control: &Control, watched: &Watched, now: Timestamp) -> Value {
         "local": { "state": state_name(watched.local.state()), "trips": watched.local.circuit().trips() },
         "leases": leases(watched),
         "in_flight": watched.backend.in_flight(),
+        "queued": watched.backend.live.queue.len(),
         "max_concurrency": watched.max_concurrency(),
-        "unhealthy_endpoints": watched.backend.live.unhealthy.load().0,
+        "unhealthy_endpoints": watched.backend.live.reach.unhealthy().0,
+        "endpoints": endpoints(watched),
         "counters": counts(&counters),
     })
+}
+
+/// Every address, and for how long it is left out for its failures.
+fn endpoints(watched: &Watched) -> Vec<Value> {
+    let (reach, now) = (&watched.backend.live.reach, Instant::now());
+    let targets = reach.targets();
+    let endpoint = |target: &Arc<Target>| {
+        let left = reach.ejected_for(target, now);
+        json!({
+            "endpoint": target.endpoint.to_string(),
+            "address": target.address.map(|address| address.to_string()),
+            "ejected_for_ms": left.map(|left| left.as_millis() as u64),
+        })
+    };
+    targets.iter().map(endpoint).collect()
 }
 
 /// Health checks that this agent sends.
@@ -239,6 +274,7 @@ fn decided_by(
             | RefusalReason::HalfOpen
             | RefusalReason::Ramp
             | RefusalReason::Throttle
+            | RefusalReason::QueueTimeout
             | RefusalReason::Limit => fleet,
         }),
     }
@@ -304,6 +340,7 @@ fn counts(counters: &Counters) -> Value {
         "shadowed": counters.get(Tally::Shadowed),
         "outcomes": named(counters, &OUTCOMES),
         "refused": named(counters, &REFUSALS),
+        "retries": named(counters, &RETRIES),
     })
 }
 

@@ -2,16 +2,20 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+    atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use breaker_core::{ids::BackendName, shed::ShedKey};
+use fleet_config::{Endpoint, Scheme, Service};
 use tokio::sync::Notify;
 
 use crate::{
-    admit::{places::ByPriority, recorder::Recorder, stance::Stance},
-    probe::Unhealthy,
+    admit::{places::ByPriority, queue::Queue, recorder::Recorder, stance::Stance},
+    backend::{reach::Reach, tls::Tls},
 };
 
 /// A backend's number. Given once for each name and never reused while the
@@ -40,12 +44,16 @@ impl Backend {
         wake: Arc<Notify>,
     ) -> Self {
         let live = Arc::new(Live {
+            name: name.clone(),
             index,
             salt: ShedKey::of(name.as_str().as_bytes()),
             stance: ArcSwap::from_pointee(Stance::pass()),
-            unhealthy: ArcSwap::default(),
+            reach: Reach::default(),
+            tls: ArcSwapOption::empty(),
+            max_connections: AtomicU32::new(1),
             in_flight: Apart(AtomicU32::new(0)),
             max_concurrency: AtomicU32::new(u32::MAX),
+            queue: Queue::default(),
             slow_us: AtomicU64::new(u64::MAX),
             shuts: AtomicU32::new(0),
             wake,
@@ -80,21 +88,58 @@ struct Apart<T>(T);
 /// What requests of every core read of one backend.
 #[derive(Debug)]
 pub(crate) struct Live {
+    pub(crate) name: BackendName,
     pub(crate) index: BackendIndex,
     /// Makes its cut of the requests independent of the plan's.
     pub(crate) salt: ShedKey,
     pub(crate) stance: ArcSwap<Stance>,
-    /// Endpoints that health checks took out.
-    pub(crate) unhealthy: ArcSwap<Unhealthy>,
+    /// Its endpoints.
+    pub(crate) reach: Reach,
+    /// How to speak TLS to them; `None`: none is an https one.
+    pub(crate) tls: ArcSwapOption<Tls>,
+    /// Connections to each endpoint, all cores together.
+    pub(crate) max_connections: AtomicU32,
     /// Shared by all cores, because the limit is the agent's.
     in_flight: Apart<AtomicU32>,
     pub(crate) max_concurrency: AtomicU32,
+    /// Who waits for a place in flight.
+    pub(crate) queue: Queue,
     /// From when on a call is slow; `u64::MAX`: never.
     pub(crate) slow_us: AtomicU64,
     /// How often it stopped letting requests pass.
     pub(crate) shuts: AtomicU32,
     /// Wakes the reporter.
     pub(crate) wake: Arc<Notify>,
+}
+
+impl Live {
+    /// Another request may be in flight.
+    pub(crate) fn has_room(&self) -> bool {
+        self.in_flight.0.load(SeqCst) < self.max_concurrency.load(Relaxed)
+    }
+
+    /// Another configuration. TLS files are read here, away from requests.
+    pub(crate) fn configure(&self, service: &Service, endpoints: &[Endpoint]) {
+        let slow = service.breaker.slow_call_duration;
+        let slow = slow.map_or(u64::MAX, |slow| slow.as_micros() as u64);
+        self.slow_us.store(slow, Relaxed);
+        let limits = &service.limits;
+        self.max_concurrency.store(limits.max_concurrency, Relaxed);
+        self.max_connections.store(limits.max_connections, Relaxed);
+        self.queue.configure(limits);
+        let https = endpoints.iter().any(|e| e.scheme == Scheme::Https);
+        let before = self.tls.load();
+        let same = before.as_ref().map(|tls| &tls.settings) == https.then_some(&service.tls);
+        if !same {
+            let tls = https.then(|| Arc::new(Tls::load(&service.tls)));
+            if let Some(why) = tls.as_ref().and_then(|tls| tls.error()) {
+                tracing::warn!("no TLS connection can be made to {}: {why}", self.name);
+            }
+            self.tls.store(tls);
+        }
+        // A connection under other TLS settings is not trusted any more.
+        self.reach.configure(endpoints, service.ejection, !same);
+    }
 }
 
 /// One core's part of a backend.
@@ -107,17 +152,22 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// Takes one of the backend's places in flight, if there is one.
-    pub(crate) fn enter(&self) -> bool {
-        let before = self.live.in_flight.0.fetch_add(1, Relaxed);
+    /// Takes one of the backend's places in flight, if there is one, and if nobody
+    /// else is to have it: who waited goes before who comes.
+    pub(crate) fn enter(&self, waited: bool) -> bool {
+        if !waited && self.live.queue.is_on() && self.live.queue.len() > 0 {
+            return false;
+        }
+        let before = self.live.in_flight.0.fetch_add(1, SeqCst);
         let room = before < self.live.max_concurrency.load(Relaxed);
         if !room {
-            self.leave();
+            self.live.in_flight.0.fetch_sub(1, SeqCst);
         }
         room
     }
 
     pub(crate) fn leave(&self) {
-        self.live.in_flight.0.fetch_sub(1, Relaxed);
+        self.live.in_flight.0.fetch_sub(1, SeqCst);
+        self.live.queue.freed();
     }
 }

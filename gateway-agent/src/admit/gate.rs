@@ -99,26 +99,42 @@ impl CoreGate {
             .map_err(Denied::OverQuota)?;
         served.counts.count(Tally::wanted(wish.priority));
         let way = service.way.load();
-        let request = Asking {
-            gate: self,
-            regions: &service.regions,
-            served,
-            way: &way,
-            wish,
-            started,
-            now: self.clock.at(started),
-        };
+        let request = self.asking(service, &way, wish, started);
         let admitted = match &way.course {
             Course::InOrder(order) => request.in_order(order),
             Course::Planned(bands) => request.planned(bands, service),
             Course::Stale { home, bands } => request.stale(*home, bands, service),
         };
-        admitted.inspect_err(|denied| {
-            served.counts.count(Tally::Refused);
-            if let Denied::Shed(_) = denied {
+        admitted.inspect_err(|denied| match denied {
+            // It is not refused yet.
+            Denied::Full(_) => {}
+            Denied::Shed(_) => {
+                served.counts.count(Tally::Refused);
                 served.counts.count(Tally::Shed);
             }
+            Denied::OverQuota(_) | Denied::Refused(_) | Denied::NoRegion => {
+                served.counts.count(Tally::Refused);
+            }
         })
+    }
+
+    pub(super) fn asking<'a>(
+        &'a self,
+        service: &'a Service,
+        way: &'a Way,
+        wish: &'a Wish,
+        started: Instant,
+    ) -> Asking<'a> {
+        Asking {
+            gate: self,
+            regions: &service.regions,
+            served: &service.cells[self.core],
+            way,
+            wish,
+            started,
+            now: self.clock.at(started),
+            waited: false,
+        }
     }
 
     fn take_quota(
@@ -150,20 +166,22 @@ impl CoreGate {
 }
 
 /// One request on its way through the gate.
-struct Asking<'a> {
-    gate: &'a CoreGate,
+pub(super) struct Asking<'a> {
+    pub(super) gate: &'a CoreGate,
     /// Its service's, in order.
-    regions: &'a [Arc<Backend>],
-    served: &'a Arc<ServiceCell>,
-    way: &'a Way,
-    wish: &'a Wish,
-    started: Instant,
-    now: Timestamp,
+    pub(super) regions: &'a [Arc<Backend>],
+    pub(super) served: &'a Arc<ServiceCell>,
+    pub(super) way: &'a Way,
+    pub(super) wish: &'a Wish,
+    pub(super) started: Instant,
+    pub(super) now: Timestamp,
+    /// It waited for its turn: it goes first, and is no new demand.
+    pub(super) waited: bool,
 }
 
 /// A backend that refused.
 #[derive(Clone, Copy)]
-struct Turned {
+pub(super) struct Turned {
     reason: RefusalReason,
     /// Where the request stands among those refused like it, [0, 1); `None`: all
     /// are refused alike.
@@ -284,10 +302,12 @@ impl Asking<'_> {
     }
 
     /// Asks one backend. `planned`: a plan that is fresh sends the request there.
-    fn ask(&self, backend: &Backend, planned: bool) -> Result<Permit, Turned> {
+    pub(super) fn ask(&self, backend: &Backend, planned: bool) -> Result<Permit, Turned> {
         let cell = &backend.cells[self.gate.core];
-        self.count_demand(cell);
-        cell.recorder.count(Tally::wanted(self.wish.priority));
+        if !self.waited {
+            self.count_demand(cell);
+            cell.recorder.count(Tally::wanted(self.wish.priority));
+        }
         // Read before the stance: a breaker that opens in between makes this
         // request a straggler.
         let shuts = cell.live.shuts.load(Relaxed);
@@ -300,13 +320,16 @@ impl Asking<'_> {
         {
             cell.recorder.count(Tally::Shadowed);
             self.served.counts.count(Tally::Shadowed);
-            let room = cell.enter();
+            let room = cell.enter(self.waited);
             asked = room.then_some(None).ok_or((RefusalReason::Limit, None));
         }
         match asked {
             Ok(trial) => Ok(self.permit(cell, &stance, shuts, trial)),
             Err((reason, among)) => {
-                cell.recorder.count(Tally::of_refusal(reason));
+                let final_word = reason != RefusalReason::Limit || !cell.live.queue.is_on();
+                if final_word && !self.waited {
+                    cell.recorder.count(Tally::of_refusal(reason));
+                }
                 Err(self.turned(&stance, reason, among))
             }
         }
@@ -329,11 +352,18 @@ impl Asking<'_> {
             Answer::Share(share, reason) => {
                 let rank = self.rank(cell, stance);
                 match rank < share {
-                    true => enter(cell),
+                    true => self.enter(cell),
                     false => Err((reason, Some((rank - share) / (1.0 - share)))),
                 }
             }
-            Answer::Pass => enter(cell),
+            Answer::Pass => self.enter(cell),
+        }
+    }
+
+    fn enter(&self, cell: &Cell) -> Result<Option<Arc<Lease>>, (RefusalReason, Option<f64>)> {
+        match cell.enter(self.waited) {
+            true => Ok(None),
+            false => Err((RefusalReason::Limit, None)),
         }
     }
 
@@ -343,7 +373,7 @@ impl Asking<'_> {
         leases: &[Arc<Lease>],
         reason: RefusalReason,
     ) -> Result<Arc<Lease>, RefusalReason> {
-        if !cell.enter() {
+        if !cell.enter(self.waited) {
             return Err(RefusalReason::Limit);
         }
         let claimed = leases
@@ -356,7 +386,7 @@ impl Asking<'_> {
     }
 
     /// Where it stands in the service's demand.
-    fn position(&self, service: &Service) -> f64 {
+    pub(super) fn position(&self, service: &Service) -> f64 {
         let place = match self.wish.key {
             Some(key) => self.place(key, service.salt),
             None => self.served.places.next(self.wish.priority),
@@ -404,6 +434,7 @@ impl Asking<'_> {
             shuts,
             fault: self.fault(cell),
             finished: false,
+            tentative: false,
         }
     }
 
@@ -419,18 +450,19 @@ impl Asking<'_> {
     }
 }
 
-fn enter(cell: &Cell) -> Result<Option<Arc<Lease>>, (RefusalReason, Option<f64>)> {
-    match cell.enter() {
-        true => Ok(None),
-        false => Err((RefusalReason::Limit, None)),
+fn refused(backend: &Backend, turned: Turned) -> Denied {
+    let may_wait = turned.reason == RefusalReason::Limit && backend.live.queue.is_on();
+    match may_wait {
+        true => Denied::Full(refusal(backend, turned)),
+        false => Denied::Refused(refusal(backend, turned)),
     }
 }
 
-fn refused(backend: &Backend, turned: Turned) -> Denied {
-    Denied::Refused(Refusal {
+pub(super) fn refusal(backend: &Backend, turned: Turned) -> Refusal {
+    Refusal {
         reason: turned.reason,
         retry_after: turned.retry_after,
         version: turned.version,
         backend: backend.name.clone(),
-    })
+    }
 }

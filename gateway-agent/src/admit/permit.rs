@@ -35,6 +35,29 @@ pub struct Permit {
     /// What a drill does to it.
     pub(crate) fault: Option<Fault>,
     pub(crate) finished: bool,
+    /// Another attempt may follow, so its failure may never reach its caller.
+    pub(crate) tentative: bool,
+}
+
+/// A failure that its caller sees unless another attempt is made: counted when
+/// this is dropped.
+#[derive(Debug)]
+#[must_use = "dropped at once, it says that the caller saw the failure"]
+pub struct Owed(Option<Arc<ServiceCell>>);
+
+impl Owed {
+    /// Another attempt is made: what becomes of that is what the caller sees.
+    pub fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some(served) = &self.0 {
+            served.counts.count(Tally::Failed);
+        }
+    }
 }
 
 impl Permit {
@@ -80,10 +103,20 @@ impl Permit {
 
     /// The backend switched protocols: a success, known now, though the request
     /// keeps its place in flight until the tunnel has ended.
-    pub(crate) fn switched(mut self) -> Seat {
+    pub(crate) fn switched(mut self) -> Stay {
         self.finished = true;
         self.tell(OutcomeClass::Success);
-        Seat(self.cell.clone())
+        Stay(self.cell.clone())
+    }
+
+    /// Records the outcome of an attempt that another may follow. What the caller
+    /// sees is not known yet, so the service's count is owed.
+    pub fn finish_attempt(self, class: OutcomeClass, retry_after: Option<Duration>) -> Owed {
+        let served = self.served.clone();
+        let mut permit = self;
+        permit.tentative = true;
+        permit.finish(class, retry_after);
+        Owed(Some(served))
     }
 
     /// It could not be sent, for a reason of ours: a refusal after all, which
@@ -118,8 +151,10 @@ impl Permit {
     fn tell(&mut self, class: OutcomeClass) {
         match class {
             OutcomeClass::Success => self.counts().count(Tally::Success),
-            OutcomeClass::Failure(_) | OutcomeClass::Overload => self.counts().count(Tally::Failed),
-            OutcomeClass::ClientGone => {}
+            OutcomeClass::Failure(_) | OutcomeClass::Overload if !self.tentative => {
+                self.counts().count(Tally::Failed);
+            }
+            OutcomeClass::Failure(_) | OutcomeClass::Overload | OutcomeClass::ClientGone => {}
         }
         if self.is_straggler() && class != OutcomeClass::ClientGone {
             self.cell.recorder.count(Tally::Straggler);
@@ -147,9 +182,9 @@ impl Permit {
 
 /// A place in flight that outlasts the outcome.
 #[derive(Debug)]
-pub(crate) struct Seat(Arc<Cell>);
+pub(crate) struct Stay(Arc<Cell>);
 
-impl Drop for Seat {
+impl Drop for Stay {
     fn drop(&mut self) {
         self.0.leave();
     }

@@ -63,6 +63,8 @@ pub enum Tally {
     RefusedLocal,
     /// Refused by us: too many in flight.
     RefusedLimit,
+    /// Refused by us: waited too long for its turn.
+    RefusedQueueTimeout,
     /// Refused by us: an operator's override.
     RefusedOverride,
     /// Refused by us: over what the backend takes.
@@ -78,6 +80,12 @@ pub enum Tally {
     Shed,
     /// Of a service: failed or delayed by a drill.
     Drilled,
+    /// Requests that failed before and were sent there again.
+    Retry,
+    /// Not sent again after they had failed there, as the retry budget was used up.
+    RetryBudget,
+    /// Not sent again after they had failed there, as no gate let them.
+    RetryRefused,
     /// Of a service: refused by its quota, and not demand.
     OverQuota,
 }
@@ -106,13 +114,24 @@ pub const OUTCOMES: [(&str, Tally); 9] = [
     ("straggler", Tally::Straggler),
 ];
 
+/// What becomes of retries, with names in metrics and in `/state`.
+pub const RETRIES: [(&str, Tally); 3] = [
+    ("sent", Tally::Retry),
+    ("budget_exhausted", Tally::RetryBudget),
+    ("refused", Tally::RetryRefused),
+];
+
 /// Reasons of refusals with their names.
-pub const REFUSALS: [(&str, Tally); 7] = [
+pub const REFUSALS: [(&str, Tally); 8] = [
     (RefusalReason::Open.as_str(), Tally::RefusedOpen),
     (RefusalReason::HalfOpen.as_str(), Tally::RefusedHalfOpen),
     (RefusalReason::Ramp.as_str(), Tally::RefusedRamp),
     (RefusalReason::Local.as_str(), Tally::RefusedLocal),
     (RefusalReason::Limit.as_str(), Tally::RefusedLimit),
+    (
+        RefusalReason::QueueTimeout.as_str(),
+        Tally::RefusedQueueTimeout,
+    ),
     (RefusalReason::Override.as_str(), Tally::RefusedOverride),
     (RefusalReason::Throttle.as_str(), Tally::RefusedThrottle),
 ];
@@ -151,6 +170,7 @@ impl Tally {
             RefusalReason::Ramp => Self::RefusedRamp,
             RefusalReason::Local => Self::RefusedLocal,
             RefusalReason::Limit => Self::RefusedLimit,
+            RefusalReason::QueueTimeout => Self::RefusedQueueTimeout,
             RefusalReason::Override => Self::RefusedOverride,
             RefusalReason::Throttle => Self::RefusedThrottle,
         }

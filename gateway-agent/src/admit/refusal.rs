@@ -20,6 +20,8 @@ pub enum RefusalReason {
     Local,
     /// `limits.max_concurrency` requests are in flight.
     Limit,
+    /// It waited for `limits.queue_timeout`, and still so many were.
+    QueueTimeout,
     /// An operator's override.
     Override,
     /// The fleet's throttle: over what the backend takes.
@@ -35,6 +37,7 @@ impl RefusalReason {
             Self::Ramp => "ramp",
             Self::Local => "local",
             Self::Limit => "limit",
+            Self::QueueTimeout => "queue_timeout",
             Self::Override => "override",
             Self::Throttle => "throttle",
         }
@@ -83,6 +86,8 @@ pub enum Denied {
     OverQuota(OverQuota),
     /// The region that it should go to refuses it, and no other has room.
     Refused(Refusal),
+    /// The same, but only because so many are in flight: it may wait for its turn.
+    Full(Refusal),
     /// The plan has no region for it.
     Shed(Shed),
     /// The service is in none of the regions that this POP knows.

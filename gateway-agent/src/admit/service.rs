@@ -8,14 +8,17 @@ use breaker_core::{
     ids::ServiceName,
     shed::{Priority, ShedKey},
 };
-use fleet_config::Throttle;
+use fleet_config::{Fallback, Throttle};
 
-use crate::admit::{
-    backend::Backend,
-    places::{ByPriority, Places},
-    quota::Quota,
-    recorder::{Counters, Counts},
-    way::Way,
+use crate::{
+    admit::{
+        backend::Backend,
+        places::{ByPriority, Places},
+        quota::Quota,
+        recorder::{Counters, Counts},
+        way::Way,
+    },
+    cache::{kept::Kept, store::Store},
 };
 
 /// One service in one configuration.
@@ -30,6 +33,8 @@ pub struct Service {
     pub(crate) salt: ShedKey,
     /// What it may be asked; the same as long as it is configured alike.
     pub(crate) quota: Option<Arc<Quota>>,
+    /// How it keeps answers; `None`: it does not.
+    pub(crate) kept: Option<Arc<Kept>>,
     /// One for each core; the same in every configuration that has the service.
     pub(crate) cells: Arc<[Arc<ServiceCell>]>,
 }
@@ -55,9 +60,22 @@ impl Service {
             salt: ShedKey::of(name.as_str().as_bytes()),
             cells: before.map_or_else(fresh, |before| before.cells.clone()),
             quota,
+            kept: None,
             name,
             regions,
         }
+    }
+
+    /// The same, keeping answers by these settings.
+    pub(crate) fn keeping(
+        mut self,
+        fallback: Option<&Fallback>,
+        store: &Arc<Store>,
+        before: Option<&Self>,
+    ) -> Self {
+        let before = before.and_then(|before| before.kept.as_deref());
+        self.kept = fallback.map(|fallback| Kept::new(*fallback, store, before));
+        self
     }
 
     /// What was counted since the start.

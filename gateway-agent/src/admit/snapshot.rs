@@ -2,18 +2,18 @@
 //! whole. A backend that stays in the configuration keeps its recorders, its
 //! number and its stance.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::Ordering::Relaxed},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use breaker_core::ids::{BackendName, PopId, ServiceName};
-use fleet_config::FleetConfig;
+use fleet_config::{CacheBytes, FleetConfig};
 use tokio::sync::Notify;
 
-use crate::admit::{
-    backend::{Backend, BackendIndex},
-    service::Service,
+use crate::{
+    admit::{
+        backend::{Backend, BackendIndex},
+        service::Service,
+    },
+    cache::store::Store,
 };
 
 /// One configuration, ready for requests.
@@ -25,15 +25,24 @@ pub struct Snapshot {
     pub config: Option<Arc<FleetConfig>>,
     /// Each service, with its backends in the order this agent's POP prefers them.
     pub services: HashMap<ServiceName, Arc<Service>>,
+    /// Answers kept by all services; the same in every snapshot.
+    pub cache: Arc<Store>,
     /// Every backend ever configured, by number: a request that was routed by
     /// the snapshot before this one still finds its backend.
     backends: Vec<Arc<Backend>>,
 }
 
 impl Snapshot {
-    /// Nothing is configured.
+    /// Nothing is configured, and as many bytes are for kept answers as a host
+    /// has without a file of its own.
     pub fn empty() -> Self {
+        Self::with_cache(CacheBytes::default())
+    }
+
+    /// The same with so many bytes for kept answers.
+    pub fn with_cache(bytes: CacheBytes) -> Self {
         Self {
+            cache: Store::new(bytes.0),
             revision: 0,
             config: None,
             services: HashMap::new(),
@@ -53,7 +62,7 @@ impl Snapshot {
         let mut backends = self.backends.clone();
         let mut known: HashMap<BackendName, BackendIndex> =
             backends.iter().map(|b| (b.name.clone(), b.index)).collect();
-        for (name, service, _) in config.backends() {
+        for (name, service, backend) in config.backends() {
             let index = *known.entry(name.clone()).or_insert_with(|| {
                 let index = BackendIndex(backends.len() as u32);
                 let backend = Backend::new(name.clone(), index, cores, wake.clone());
@@ -61,11 +70,7 @@ impl Snapshot {
                 index
             });
             let live = &backends[index.0 as usize].live;
-            let slow = service.breaker.slow_call_duration;
-            let slow = slow.map_or(u64::MAX, |slow| slow.as_micros() as u64);
-            live.slow_us.store(slow, Relaxed);
-            live.max_concurrency
-                .store(service.limits.max_concurrency, Relaxed);
+            live.configure(service, &backend.endpoints);
         }
         let services = config.services.iter().map(|(name, settings)| {
             let order = config.region_order(pop, name);
@@ -74,12 +79,14 @@ impl Snapshot {
             let regions = regions.collect();
             let throttle = settings.throttle.as_ref();
             let service = Service::new(name.clone(), regions, throttle, cores, before);
+            let service = service.keeping(settings.fallback.as_ref(), &self.cache, before);
             (name.clone(), Arc::new(service))
         });
         Self {
             revision,
             services: services.collect(),
             config: Some(config.clone()),
+            cache: self.cache.clone(),
             backends,
         }
     }

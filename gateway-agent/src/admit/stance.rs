@@ -240,6 +240,7 @@ impl Stance {
                 | RefusalReason::Override
                 | RefusalReason::Ramp
                 | RefusalReason::Throttle
+                | RefusalReason::QueueTimeout
                 | RefusalReason::Limit => StateName::Open,
             },
         }

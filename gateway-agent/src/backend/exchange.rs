@@ -1,12 +1,12 @@
 //! What one forwarded request holds until it is over: its permit, its place in
 //! the endpoint's load, its upstream connection.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 use breaker_core::FailureKind;
 
 use crate::{
-    admit::permit::Permit,
+    admit::permit::{Owed, Permit},
     backend::{classify::Verdict, lent::Connection, pool::Load, upload::Progress},
 };
 
@@ -18,7 +18,7 @@ pub(crate) struct Exchange {
     permit: Option<Permit>,
     pub(crate) connection: Connection,
     upload: Rc<Progress>,
-    _load: Load,
+    load: Load,
 }
 
 impl Exchange {
@@ -32,7 +32,7 @@ impl Exchange {
             permit: Some(permit),
             connection,
             upload,
-            _load: load,
+            load,
         }
     }
 
@@ -49,11 +49,24 @@ impl Exchange {
         }
     }
 
+    /// The header is there, and it is a good one, after so long.
+    pub(crate) fn observe(&self, waited: Duration) {
+        self.load.observe(waited);
+    }
+
     /// Records the outcome, if that has not been done.
     pub(crate) fn settle(&mut self, verdict: Verdict) {
         if let Some(permit) = self.permit.take() {
+            self.load.judge(verdict.class);
             permit.finish(verdict.class, verdict.retry_after);
         }
+    }
+
+    /// Records the outcome of an attempt that another may follow.
+    pub(crate) fn settle_attempt(&mut self, verdict: Verdict) -> Option<Owed> {
+        let permit = self.permit.take()?;
+        self.load.judge(verdict.class);
+        Some(permit.finish_attempt(verdict.class, verdict.retry_after))
     }
 
     /// The response is over: records its outcome and gives the connection back,

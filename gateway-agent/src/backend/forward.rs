@@ -5,36 +5,66 @@
 //! does: `response_headers` runs from the last byte of the request that the
 //! client let us send, and the rest of `total` is what the body may make us
 //! wait. Streams (gRPC, server-sent events) pause by design: once they have
-//! started, only [`STREAM_IDLE`] ends them.
+//! started, only their idle time ends them.
 
-use std::{
-    pin::{Pin, pin},
-    rc::Rc,
-    time::Duration,
-};
+use std::{pin::pin, rc::Rc, time::Duration};
 
 use breaker_core::outcome::{FailureKind, OutcomeClass};
-use fleet_config::Timeouts;
+use fleet_config::{HostLimits, Retry, Timeouts};
 use futures_util::FutureExt;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::{body::Incoming, client::conn::TrySendError};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::{
-    admit::{permit::Permit, refusal::RefusalReason},
+    admit::{
+        permit::{Owed, Permit},
+        refusal::RefusalReason,
+    },
     backend::{
         classify,
         exchange::Exchange,
+        failure::Failure,
         lent::Connection,
-        pool::{ConnectError, Pool, Protocol},
+        patience::{Limit, header_limit, header_within},
+        pool::{Load, Pool, Protocol},
         relay::Relay,
-        upload::{Progress, Upload, UploadFault},
+        retry,
+        upload::{Progress, Upload},
         watchdog::Watchdog,
     },
-    limits::{BODY_IDLE, STREAM_IDLE},
+    cache::run::UntilClose,
     request::{answer::Fault, body::Body, headers},
 };
+
+/// What is known of a request besides itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call<'a> {
+    pub(crate) grpc: bool,
+    /// How to retry it; `None`: not at all, or not again.
+    pub(crate) retry: Option<&'a Retry>,
+    /// Of the client's connection.
+    pub(crate) limits: &'a HostLimits,
+}
+
+/// What came of sending a request.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) answer: Result<Response<Body>, Fault>,
+    /// For how long the backend kept us waiting.
+    pub(crate) waited: Duration,
+    /// It failed in a way that another attempt may better. Boxed, because it is
+    /// rare and every request's future would have to be as large.
+    pub(crate) again: Option<Box<Again>>,
+}
+
+/// What another attempt needs.
+#[derive(Debug)]
+pub(crate) struct Again {
+    pub(crate) request: Request<Upload>,
+    pub(crate) owed: Owed,
+}
 
 /// Sends an admitted request to an endpoint.
 ///
@@ -46,68 +76,93 @@ pub(crate) fn forward<'a>(
     pool: &'a Rc<Pool>,
     timeouts: &'a Timeouts,
     request: Request<Upload>,
-    grpc: bool,
-) -> impl Future<Output = Result<Response<Body>, Fault>> + use<'a> {
+    call: Call<'a>,
+) -> impl Future<Output = Attempt> + use<'a> {
     let load = pool.enter();
     let progress = request.body().progress().clone();
     let started = Instant::now();
-    attempt(pool, timeouts, request).map(move |attempted| match attempted {
-        Ok((response, connection)) => {
-            let owed_since = progress.owed_since(started).unwrap_or_else(Instant::now);
-            let waited = owed_since.elapsed();
-            permit.answered(waited);
-            let exchange = Exchange::new(permit, connection, progress, load);
-            let left = timeouts.total.saturating_sub(waited);
-            Ok(deliver(response, exchange, left, grpc))
+    attempt(pool, timeouts, request, call).map(move |attempted| {
+        let owed_since = progress.owed_since(started).unwrap_or_else(Instant::now);
+        let waited = owed_since.elapsed();
+        match attempted {
+            Ok(answered) => {
+                permit.answered(waited);
+                let left = timeouts.total.saturating_sub(waited);
+                let Answered {
+                    response,
+                    connection,
+                    connecting,
+                    spare,
+                } = answered;
+                let exchange = Exchange::new(permit, connection, progress, load);
+                if response.status().as_u16() < 400 {
+                    exchange.observe(waited.saturating_sub(connecting));
+                }
+                deliver((response, spare), exchange, (waited, left), call)
+            }
+            Err(failed) => {
+                tracing::debug!(endpoint = %pool.endpoint(), why = ?failed.why, "no response");
+                failed.conclude(permit, &load, waited, call)
+            }
         }
-        Err(failure) => Err(settle(permit, pool, &failure)),
     })
 }
 
-/// Records that there is no response.
-pub(crate) fn settle(permit: Permit, pool: &Pool, failure: &Failure) -> Fault {
-    tracing::debug!(endpoint = %pool.endpoint, ?failure, "no response");
-    let fault = failure.fault();
-    match failure.held_against_backend() {
-        Some(kind) => permit.finish(OutcomeClass::Failure(kind), None),
-        None if fault == Fault::Limit => permit.withdraw(RefusalReason::Limit),
-        // The client's own doing: dropped as its leaving.
-        None => {}
-    }
-    fault
+/// A response's header.
+struct Answered {
+    response: Response<Incoming>,
+    connection: Connection,
+    /// How long making the connection took.
+    connecting: Duration,
+    spare: Option<Box<Request<Upload>>>,
 }
 
-/// Why there is no response.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    Connect(ConnectError),
-    Upload(UploadFault),
-    Reset(hyper::Error),
-    Upgraded,
-    Timeout,
+/// No response.
+pub(crate) struct Failed {
+    pub(crate) why: Failure,
+    /// The request, if it may be sent again: nothing of it was written, or it may
+    /// be done twice.
+    pub(crate) again: Option<Box<Request<Upload>>>,
 }
 
-impl Failure {
-    /// `None`: it says nothing about the backend.
-    fn held_against_backend(&self) -> Option<FailureKind> {
-        match self {
-            Self::Connect(ConnectError::Limit) | Self::Upload(_) => None,
-            Self::Connect(_) => Some(FailureKind::Connect),
-            Self::Reset(_) | Self::Upgraded => Some(FailureKind::Reset),
-            Self::Timeout => Some(FailureKind::Timeout),
+impl Failed {
+    /// Records it.
+    pub(crate) fn conclude(
+        self,
+        permit: Permit,
+        load: &Load,
+        waited: Duration,
+        call: Call<'_>,
+    ) -> Attempt {
+        let fault = self.why.fault();
+        let hopeful = call.retry.is_some() && self.why.is_worth_it();
+        let request = self
+            .again
+            .filter(|again| hopeful && again.body().is_whole());
+        let mut again = None;
+        let kind = self.why.held_against_backend();
+        // Who made no connection knows at which address.
+        if let Some(kind) = kind.filter(|kind| *kind != FailureKind::Connect) {
+            load.judge(OutcomeClass::Failure(kind));
+            if kind == FailureKind::Timeout {
+                load.observe(waited);
+            }
         }
-    }
-
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Connect(ConnectError::Limit) => Fault::Limit,
-            Self::Connect(ConnectError::Timeout(_)) => Fault::ConnectTimeout,
-            Self::Connect(_) => Fault::Connect,
-            Self::Upload(UploadFault::TooLarge) => Fault::BodyTooLarge,
-            Self::Upload(UploadFault::Stalled | UploadFault::Gone) => Fault::BodyStalled,
-            Self::Reset(_) => Fault::Reset,
-            Self::Upgraded => Fault::Upgraded,
-            Self::Timeout => Fault::Timeout,
+        match (kind, request) {
+            (Some(kind), Some(request)) => {
+                let owed = permit.finish_attempt(OutcomeClass::Failure(kind), None);
+                let request = *request;
+                again = Some(Box::new(Again { request, owed }));
+            }
+            (Some(kind), None) => permit.finish(OutcomeClass::Failure(kind), None),
+            (None, _) if fault == Fault::Limit => permit.withdraw(RefusalReason::Limit),
+            // The client's own doing: dropped as its leaving.
+            (None, _) => {}
+        }
+        Attempt {
+            answer: Err(fault),
+            waited,
+            again,
         }
     }
 }
@@ -121,32 +176,48 @@ async fn attempt(
     pool: &Rc<Pool>,
     timeouts: &Timeouts,
     request: Request<Upload>,
-) -> Result<(Response<Incoming>, Connection), Failure> {
+    call: Call<'_>,
+) -> Result<Answered, Failed> {
     let protocol = match request.version() {
         http::Version::HTTP_2 => Protocol::Http2,
         _ => Protocol::Http1,
     };
     let Some(mut connection) = pool.take(protocol) else {
-        return Box::pin(attempt_afresh(pool, protocol, timeouts, request)).await;
+        return Box::pin(attempt_afresh(pool, protocol, timeouts, request, call)).await;
     };
     let progress = request.body().progress().clone();
-    let spare = if connection.reused {
-        spare(&request)
-    } else {
-        None
+    let spare = match call.retry {
+        Some(_) => spare(&request, call),
+        None if connection.reused && request.body().is_end_stream() => spare(&request, call),
+        None => None,
     };
+    let limit = header_limit(timeouts, Duration::ZERO);
     let sent = pin!(connection.send(request));
-    let answered = header_within(timeouts.response_headers, sent, &progress).await;
-    let failure = match judge(answered, &progress) {
-        Ok(response) => return Ok((response, connection)),
+    let answered = header_within(limit.time, sent, &progress).await;
+    let failure = match judge(answered, limit, &progress) {
+        Ok(response) => {
+            return Ok(Answered {
+                response,
+                connection,
+                connecting: Duration::ZERO,
+                spare,
+            });
+        }
         Err(failure) => failure,
     };
-    let again = failure
-        .unsent
-        .or(spare.filter(|_| went_stale(&failure.why, &connection)));
-    match again.filter(|_| connection.reused) {
-        Some(request) => Box::pin(attempt_afresh(pool, protocol, timeouts, *request)).await,
-        None => Err(failure.why),
+    let spare = spare.filter(|spare| spare.method().is_idempotent());
+    let stale = connection.reused && went_stale(&failure.why, &connection);
+    match (failure.unsent, spare) {
+        (Some(request), _) if connection.reused => {
+            Box::pin(attempt_afresh(pool, protocol, timeouts, *request, call)).await
+        }
+        (None, Some(spare)) if stale && spare.body().is_end_stream() => {
+            Box::pin(attempt_afresh(pool, protocol, timeouts, *spare, call)).await
+        }
+        (unsent, spare) => Err(Failed {
+            why: failure.why,
+            again: unsent.or(spare),
+        }),
     }
 }
 
@@ -155,25 +226,41 @@ async fn attempt_afresh(
     protocol: Protocol,
     timeouts: &Timeouts,
     request: Request<Upload>,
-) -> Result<(Response<Incoming>, Connection), Failure> {
+    call: Call<'_>,
+) -> Result<Answered, Failed> {
     let progress = request.body().progress().clone();
     let started = Instant::now();
-    let connection = pool.connect(protocol, timeouts.connect).await;
-    let mut connection = connection.map_err(Failure::Connect)?;
-    let limit = header_limit(timeouts, started.elapsed());
+    let limit = timeouts
+        .connect
+        .min(header_limit(timeouts, Duration::ZERO).time);
+    let mut connection = match pool.connect(protocol, limit).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            return Err(Failed {
+                why: Failure::Connect(error),
+                again: Some(Box::new(request)),
+            });
+        }
+    };
+    let spare = call.retry.and_then(|_| spare(&request, call));
+    let connecting = started.elapsed();
+    let limit = header_limit(timeouts, connecting);
     let sent = pin!(connection.send(request));
-    let answered = header_within(limit, sent, &progress).await;
-    match judge(answered, &progress) {
-        Ok(response) => Ok((response, connection)),
-        Err(failure) => Err(failure.why),
+    let answered = header_within(limit.time, sent, &progress).await;
+    match judge(answered, limit, &progress) {
+        Ok(response) => Ok(Answered {
+            response,
+            connection,
+            connecting,
+            spare,
+        }),
+        Err(failure) => Err(Failed {
+            why: failure.why,
+            again: failure
+                .unsent
+                .or(spare.filter(|spare| spare.method().is_idempotent())),
+        }),
     }
-}
-
-/// How long a header may take once `spent` went by for the connection: a trial's
-/// lease counts on `total` for all of a request.
-pub(crate) fn header_limit(timeouts: &Timeouts, spent: Duration) -> Duration {
-    let left = timeouts.total.saturating_sub(spent);
-    timeouts.response_headers.min(left)
 }
 
 /// A failed send, with the request if nothing of it was written.
@@ -185,10 +272,14 @@ struct Unanswered {
 type Sent = Result<Response<Incoming>, TrySendError<Request<Upload>>>;
 
 /// What came of a send; `None`: nothing, in time.
-fn judge(answered: Option<Sent>, progress: &Progress) -> Result<Response<Incoming>, Unanswered> {
+fn judge(
+    answered: Option<Sent>,
+    Limit { per_try, .. }: Limit,
+    progress: &Progress,
+) -> Result<Response<Incoming>, Unanswered> {
     match answered {
         None => Err(Unanswered {
-            why: Failure::Timeout,
+            why: Failure::Timeout { per_try },
             unsent: None,
         }),
         // Nobody asked for it: `Upgrade` does not pass.
@@ -209,17 +300,24 @@ fn judge(answered: Option<Sent>, progress: &Progress) -> Result<Response<Incomin
     }
 }
 
-/// A request that may be sent twice: idempotent, and without a body.
-fn spare(request: &Request<Upload>) -> Option<Box<Request<Upload>>> {
-    let safe = request.method().is_idempotent() && request.body().is_end_stream();
-    safe.then(|| {
-        let mut spare = Request::new(Upload::none(request.body().progress().clone()));
-        *spare.method_mut() = request.method().clone();
-        *spare.uri_mut() = request.uri().clone();
-        *spare.version_mut() = request.version();
-        *spare.headers_mut() = request.headers().clone();
-        Box::new(spare)
-    })
+/// The same request once more, if it may be done twice and its body be read twice.
+fn spare(request: &Request<Upload>, call: Call<'_>) -> Option<Box<Request<Upload>>> {
+    if !may_be_done_twice(request.method(), call) {
+        return None;
+    }
+    let mut spare = Request::new(request.body().another()?);
+    *spare.method_mut() = request.method().clone();
+    *spare.uri_mut() = request.uri().clone();
+    *spare.version_mut() = request.version();
+    *spare.headers_mut() = request.headers().clone();
+    Some(Box::new(spare))
+}
+
+/// By its method (RFC 9110 §9.2.2); or, for gRPC, whose calls are all POST, if the
+/// server answers with a code that promises that it did nothing.
+pub(crate) fn may_be_done_twice(method: &Method, call: Call<'_>) -> bool {
+    let named = |retry: &Retry| !retry.grpc_codes.is_empty();
+    method.is_idempotent() || (call.grpc && call.retry.is_some_and(named))
 }
 
 /// The connection ended before a byte of the response came.
@@ -227,40 +325,27 @@ fn went_stale(why: &Failure, connection: &Connection) -> bool {
     matches!(why, Failure::Reset(error) if !error.is_parse()) && connection.is_closed()
 }
 
-/// Waits for a response's header while the backend owes it, for `limit`.
-pub(crate) async fn header_within<T>(
-    limit: Duration,
-    mut sent: Pin<&mut impl Future<Output = T>>,
-    progress: &Progress,
-) -> Option<T> {
-    let started = Instant::now();
-    let mut alarm = pin!(sleep_until(started + limit));
-    loop {
-        tokio::select! {
-            biased;
-            response = &mut sent => return Some(response),
-            () = &mut alarm => {
-                let now = Instant::now();
-                let owed_since = progress.owed_since(started).unwrap_or(now);
-                if owed_since + limit <= now {
-                    return None;
-                }
-                alarm.as_mut().reset(owed_since + limit);
-            }
-        }
-    }
-}
-
 /// Turns a backend's response into ours.
 pub(crate) fn deliver(
-    response: Response<Incoming>,
+    (response, spare): (Response<Incoming>, Option<Box<Request<Upload>>>),
     mut exchange: Exchange,
-    left: Duration,
-    grpc: bool,
-) -> Response<Body> {
+    (waited, left): (Duration, Duration),
+    call: Call<'_>,
+) -> Attempt {
+    let grpc = call.grpc;
     let (mut parts, body) = response.into_parts();
+    let mut again = None;
     if let Some(verdict) = classify::at_header(grpc, parts.status, &parts.headers) {
-        exchange.settle(verdict);
+        let worth_it = |retry| retry::is_worth_it(retry, grpc, parts.status, &parts.headers);
+        let hopeful = call.retry.is_some_and(worth_it);
+        match spare.filter(|spare| hopeful && spare.body().is_whole()) {
+            Some(request) => {
+                let owed = exchange.settle_attempt(verdict);
+                let request = *request;
+                again = owed.map(|owed| Box::new(Again { request, owed }));
+            }
+            None => exchange.settle(verdict),
+        }
     }
     if let Some(promised) = keep_alive(&parts.headers) {
         exchange.connection.expires_after(promised);
@@ -271,14 +356,28 @@ pub(crate) fn deliver(
     } else {
         let streams = grpc || is_event_stream(&parts.headers);
         let watchdog = match streams {
-            true => Watchdog::new(STREAM_IDLE, None),
-            false => Watchdog::new(BODY_IDLE, Some(left)),
+            true => Watchdog::new(call.limits.stream_idle_timeout, None),
+            false => Watchdog::new(call.limits.body_idle_timeout, Some(left)),
         };
+        if is_until_close(&parts) {
+            parts.extensions.insert(UntilClose);
+        }
         let relay = Relay::new(body, exchange, watchdog, grpc, parts.status);
         Body::Relay(Box::new(relay))
     };
     headers::strip_hop_by_hop(&mut parts.headers);
-    Response::from_parts(parts, body)
+    Attempt {
+        answer: Ok(Response::from_parts(parts, body)),
+        waited,
+        again,
+    }
+}
+
+/// Its body has no end but its connection's: it may be cut and nobody could tell.
+fn is_until_close(parts: &http::response::Parts) -> bool {
+    let framed = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    let framed = framed.iter().any(|name| parts.headers.contains_key(name));
+    parts.version <= http::Version::HTTP_11 && !framed
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
@@ -298,48 +397,6 @@ fn keep_alive(headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::future::pending;
-
-    const LIMIT: Duration = Duration::from_secs(10);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_backend_that_owes_a_header_has_the_limit() {
-        let started = Instant::now();
-        let progress = Progress::new(true);
-        assert_eq!(
-            header_within(LIMIT, pin!(pending::<()>()), &progress).await,
-            None
-        );
-        assert_eq!(started.elapsed().as_secs(), LIMIT.as_secs());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_limit_runs_from_the_client_s_last_byte() {
-        let started = Instant::now();
-        let progress = Progress::new(false);
-        let client = async {
-            progress.wait_for_client();
-            tokio::time::sleep(3 * LIMIT).await;
-            progress.moved();
-            pending::<()>().await;
-        };
-        assert_eq!(header_within(LIMIT, pin!(client), &progress).await, None);
-        assert_eq!(started.elapsed().as_secs(), 4 * LIMIT.as_secs());
-    }
-
-    #[test]
-    fn connecting_and_the_header_together_take_no_longer_than_the_total() {
-        let timeouts = Timeouts {
-            connect: Duration::from_secs(8),
-            response_headers: Duration::from_secs(9),
-            per_try: None,
-            total: Duration::from_secs(10),
-        };
-        for (spent, left) in [(0, 9), (1, 9), (7, 3), (10, 0), (11, 0)] {
-            let limit = header_limit(&timeouts, Duration::from_secs(spent));
-            assert_eq!(limit.as_secs(), left, "after {spent} s");
-        }
-    }
 
     #[test]
     fn a_keep_alive_hint_is_believed_less_a_second() {

@@ -4,11 +4,12 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    io,
     rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use breaker_core::OutcomeClass;
 use bytes::Bytes;
 use fleet_config::Endpoint;
 use futures_util::{
@@ -22,19 +23,24 @@ use hyper::client::conn::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::TcpStream,
     sync::oneshot,
+    task::JoinError,
     time::{Instant, timeout},
 };
 
 use crate::{
+    admit::backend::Live,
     backend::{
+        cost::{Burden, Latency},
+        dial::{DialError, Stream, dial},
+        endpoints::Share,
         lent::{Connection, Multiplexed},
+        reach::Target,
         upload::Upload,
     },
     limits::{
-        H2_CONNECTION_WINDOW, H2_SEND_BUFFER, H2_STREAM_WINDOW, MAX_BUFFER_BYTES,
-        MAX_ENDPOINT_CONNECTIONS, MAX_HEADER_BYTES, MAX_HEADERS,
+        H2_CONNECTION_WINDOW, H2_SEND_BUFFER, H2_STREAM_WINDOW, MAX_BUFFER_BYTES, MAX_HEADER_BYTES,
+        MAX_HEADERS,
     },
     serve::executor::LocalExecutor,
 };
@@ -47,21 +53,31 @@ const H2_PING: (Duration, Duration) = (Duration::from_secs(15), Duration::from_s
 /// connection is not worth keeping.
 const READY_AGAIN: Duration = Duration::from_secs(1);
 
+/// Addresses of a name that one connection may try: with more, each would have too
+/// little of the time.
+const MAX_ADDRESSES_TRIED: usize = 4;
+
+/// How often it is logged that an endpoint's TLS fails.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
 /// Why there is no connection.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum ConnectError {
-    /// [`MAX_ENDPOINT_CONNECTIONS`] are in use. Says nothing about the endpoint.
+    /// As many as `limits.max_connections` allows are in use. Says nothing about the endpoint.
     #[error("every connection is in use")]
     Limit,
-    /// The name does not resolve, or nobody listens.
+    /// Nobody listens, or not whom we trust.
     #[error("{0}")]
-    Refused(Rc<io::Error>),
+    Dial(#[from] DialError),
     /// It took longer than allowed.
     #[error("it took longer than {0:?}")]
     Timeout(Duration),
     /// The other side does not speak HTTP.
     #[error("{0}")]
     Handshake(Rc<hyper::Error>),
+    /// A bug of ours.
+    #[error("{0}")]
+    Internal(Rc<JoinError>),
 }
 
 /// What we speak to an endpoint.
@@ -73,14 +89,17 @@ pub(crate) enum Protocol {
     Http2,
 }
 
-/// One endpoint and one core's connections to it.
+/// One address of an endpoint and one core's connections to it.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    pub(crate) endpoint: Endpoint,
+    target: Arc<Target>,
+    live: Arc<Live>,
     /// For requests that name no host.
     pub(crate) authority: HeaderValue,
-    /// Connections this core may open.
-    max_open: u32,
+    share: Share,
+    latency: Cell<Latency>,
+    /// When it was last logged that TLS fails.
+    told: Cell<Option<Instant>>,
     open: Cell<u32>,
     in_flight: Cell<u32>,
     /// Its endpoint left the configuration: nothing is kept any more.
@@ -105,6 +124,26 @@ struct Idle {
 #[derive(Debug)]
 pub(crate) struct Load(Rc<Pool>);
 
+impl Load {
+    /// A good answer, or none at all, took so long once there was a connection. A
+    /// bad one does not count: who fails is often quick.
+    pub(crate) fn observe(&self, waited: Duration) {
+        let latency = self.0.latency.get().with(waited, Instant::now());
+        self.0.latency.set(latency);
+    }
+
+    /// What came of the request. Of an overload, nothing follows: another endpoint
+    /// would have that many more.
+    pub(crate) fn judge(&self, class: OutcomeClass) {
+        let Pool { target, live, .. } = &*self.0;
+        match class {
+            OutcomeClass::Success => live.reach.succeeded(target),
+            OutcomeClass::Failure(_) => live.reach.failed(target, std::time::Instant::now()),
+            OutcomeClass::Overload | OutcomeClass::ClientGone => {}
+        }
+    }
+}
+
 impl Drop for Load {
     fn drop(&mut self) {
         let pool = &self.0;
@@ -127,23 +166,25 @@ impl Drop for Open {
 
 /// A connection that no longer speaks HTTP.
 pub(crate) struct Switched {
-    pub(crate) backend: TcpStream,
+    pub(crate) backend: Stream,
     /// What came right after the 101.
     pub(crate) early: Bytes,
     pub(crate) open: Open,
 }
 
 impl Pool {
-    /// Without connections. One core of `cores` has its share of what is allowed.
-    pub(crate) fn new(endpoint: Endpoint, cores: usize) -> Rc<Self> {
-        let cores = u32::try_from(cores.max(1)).unwrap_or(u32::MAX);
-        let text = endpoint.to_string();
+    /// Without connections. One core has its share of what is allowed.
+    pub(crate) fn new(target: Arc<Target>, live: Arc<Live>, share: Share) -> Rc<Self> {
+        let text = target.endpoint.to_string();
         let authority = text.split_once("://").map_or(&*text, |(_, rest)| rest);
         Rc::new(Self {
             authority: HeaderValue::from_str(authority)
                 .unwrap_or(HeaderValue::from_static("upstream.invalid")),
-            endpoint,
-            max_open: (MAX_ENDPOINT_CONNECTIONS / cores).max(1),
+            target,
+            live,
+            share,
+            latency: Cell::new(Latency::unknown(Instant::now())),
+            told: Cell::new(None),
             open: Cell::new(0),
             in_flight: Cell::new(0),
             retired: Cell::new(false),
@@ -153,9 +194,22 @@ impl Pool {
         })
     }
 
-    /// Requests at this endpoint now, of this core.
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.in_flight.get()
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.target.endpoint
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Whether it is for this address.
+    pub(crate) fn is_of(&self, target: &Arc<Target>) -> bool {
+        Arc::ptr_eq(&self.target, target)
+    }
+
+    /// What it has to do for this core.
+    pub(crate) fn burden(&self) -> Burden {
+        (self.latency.get(), self.in_flight.get())
     }
 
     /// Adds a request to its load.
@@ -196,7 +250,7 @@ impl Pool {
     ) -> Result<Connection, ConnectError> {
         match protocol {
             Protocol::Http1 => {
-                let sender = within(limit, self.clone().open_http1()).await?;
+                let sender = self.clone().open_http1(limit).await?;
                 Ok(Connection::http1(sender, self.clone(), false))
             }
             // A connection that closes at once is made again, but not for ever.
@@ -210,29 +264,26 @@ impl Pool {
         self: &Rc<Self>,
         limit: Duration,
     ) -> Result<(Connection, oneshot::Receiver<Switched>), ConnectError> {
-        within(limit, async {
-            let (stream, open) = self.clone().open_tcp().await?;
-            let (sender, task) = http1_builder()
-                .handshake(TokioIo::new(stream))
-                .await
-                .map_err(handshake_failed)?;
-            let (out, switched) = oneshot::channel();
-            tokio::task::spawn_local(async move {
-                // How it ends without switching, its request is told.
-                if let Ok(Parts { io, read_buf, .. }) = task.without_shutdown().await {
-                    let backend = io.into_inner();
-                    // Nobody takes it if it did not switch.
-                    let _ = out.send(Switched {
-                        backend,
-                        early: read_buf,
-                        open,
-                    });
-                }
-            });
-            let connection = Connection::http1(sender, self.clone(), false);
-            Ok((connection, switched))
-        })
-        .await
+        let (stream, open) = self.clone().open(false, limit).await?;
+        let (sender, task) = http1_builder()
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(handshake_failed)?;
+        let (out, switched) = oneshot::channel();
+        tokio::task::spawn_local(async move {
+            // How it ends without switching, its request is told.
+            if let Ok(Parts { io, read_buf, .. }) = task.without_shutdown().await {
+                let backend = io.into_inner();
+                // Nobody takes it if it did not switch.
+                let _ = out.send(Switched {
+                    backend,
+                    early: read_buf,
+                    open,
+                });
+            }
+        });
+        let connection = Connection::http1(sender, self.clone(), false);
+        Ok((connection, switched))
     }
 
     /// Keeps a connection for later; one whose task has not seen the end of its
@@ -277,11 +328,9 @@ impl Pool {
     }
 
     fn start_connecting(self: &Rc<Self>, limit: Duration) -> Connecting {
-        let task = tokio::task::spawn_local(within(limit, self.clone().open_http2()));
-        let made = task.map(|ended| {
-            let failed = |error| ConnectError::Refused(Rc::new(io::Error::other(error)));
-            ended.unwrap_or_else(|error| Err(failed(error)))
-        });
+        let task = tokio::task::spawn_local(self.clone().open_http2(limit));
+        let made = task
+            .map(|ended| ended.unwrap_or_else(|error| Err(ConnectError::Internal(Rc::new(error)))));
         let made = made.boxed_local().shared();
         *self.connecting.borrow_mut() = Some(made.clone());
         made
@@ -316,8 +365,11 @@ impl Pool {
         )
     }
 
-    async fn open_http1(self: Rc<Self>) -> Result<http1::SendRequest<Upload>, ConnectError> {
-        let (stream, open) = self.open_tcp().await?;
+    async fn open_http1(
+        self: Rc<Self>,
+        limit: Duration,
+    ) -> Result<http1::SendRequest<Upload>, ConnectError> {
+        let (stream, open) = self.open(false, limit).await?;
         let (sender, task) = http1_builder()
             .handshake(TokioIo::new(stream))
             .await
@@ -326,8 +378,8 @@ impl Pool {
         Ok(sender)
     }
 
-    async fn open_http2(self: Rc<Self>) -> Result<Multiplexed, ConnectError> {
-        let (stream, open) = self.open_tcp().await?;
+    async fn open_http2(self: Rc<Self>, limit: Duration) -> Result<Multiplexed, ConnectError> {
+        let (stream, open) = self.open(true, limit).await?;
         let (interval, patience) = H2_PING;
         let (sender, task) = http2::Builder::new(LocalExecutor)
             .timer(TokioTimer::new())
@@ -344,19 +396,50 @@ impl Pool {
         Ok(Multiplexed::new(sender))
     }
 
-    async fn open_tcp(self: Rc<Self>) -> Result<(TcpStream, Open), ConnectError> {
-        if self.open.get() >= self.max_open {
+    /// A connection to its address; or, as nothing was sent yet, to another of the
+    /// same name, each with its part of the time.
+    async fn open(
+        self: Rc<Self>,
+        http2: bool,
+        limit: Duration,
+    ) -> Result<(Stream, Open), ConnectError> {
+        let allowed = self.share.of(self.live.max_connections.load(Relaxed));
+        if self.open.get() >= allowed {
             return Err(ConnectError::Limit);
         }
         self.open.update(|n| n + 1);
-        let open = Open(self);
-        let Endpoint { host, port, .. } = &open.0.endpoint;
-        let refused = |error| ConnectError::Refused(Rc::new(error));
-        let stream = TcpStream::connect((host.as_str(), *port))
-            .await
-            .map_err(refused)?;
-        stream.set_nodelay(true).map_err(refused)?;
-        Ok((stream, open))
+        let open = Open(self.clone());
+        let reach = &self.live.reach;
+        let mut targets = vec![self.target.clone()];
+        targets.extend(reach.siblings(&self.target));
+        targets.truncate(MAX_ADDRESSES_TRIED);
+        let each = limit / targets.len() as u32;
+        let mut failed = ConnectError::Timeout(limit);
+        for target in &targets {
+            let tls = self.live.tls.load_full();
+            let dialled = dial(&target.endpoint, target.address, tls.as_deref(), http2);
+            match timeout(each, dialled).await {
+                Ok(Ok(stream)) => return Ok((stream, open)),
+                Ok(Err(error)) => {
+                    self.tell(&error);
+                    failed = error.into();
+                }
+                Err(_) => failed = ConnectError::Timeout(each),
+            }
+            reach.failed(target, std::time::Instant::now());
+        }
+        Err(failed)
+    }
+
+    /// Logs what an operator must mend, but not for every connection.
+    fn tell(&self, error: &DialError) {
+        let due = |told: Instant| told.elapsed() >= TELL_EVERY;
+        if let DialError::Tls(why) = error
+            && self.told.get().is_none_or(due)
+        {
+            self.told.set(Some(Instant::now()));
+            tracing::warn!(endpoint = %self.endpoint(), %why, "no TLS connection to an endpoint");
+        }
     }
 }
 

@@ -25,6 +25,20 @@ pub(crate) enum Broken {
     /// Nothing came for too long.
     #[error("the backend stalled")]
     Stalled,
+    /// A bug of ours.
+    #[error("the body panicked")]
+    Panicked,
+}
+
+impl Broken {
+    /// As an answer of ours would say it.
+    pub(crate) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Reset(_) => "reset",
+            Self::Stalled => "stalled",
+            Self::Panicked => "internal",
+        }
+    }
 }
 
 /// A response's body with what it holds.

@@ -9,20 +9,26 @@ use std::{
     sync::Arc,
 };
 
-use breaker_core::ids::BackendName;
-use fleet_config::{Endpoint, FleetConfig, Timeouts};
+use breaker_core::ids::{BackendName, ServiceName};
+use fleet_config::{FleetConfig, HostLimits, Retry, Service, Timeouts, UpstreamProtocol};
 use tokio::time::Instant;
 
 use crate::{
     admit::{
         backend::{Backend, BackendIndex},
         gate::CoreGate,
+        recorder::Tally,
         snapshot::Snapshot,
     },
-    backend::pool::Pool,
-    probe::Unhealthy,
+    backend::{
+        endpoints::{Endpoints, Share},
+        retry::Budget,
+    },
+    cache::flight::Flights,
+    limits::{LEAST_REQUESTS, REQUESTS_PER_CONNECTION},
     request::{headers::Via, router::Router},
-    serve::server::Edge,
+    serve::{pulse::Crowd, server::Edge},
+    sight::setup::CoreSight,
 };
 
 /// One core's data plane.
@@ -31,10 +37,16 @@ pub(crate) struct Core {
     pub(crate) gate: CoreGate,
     pub(crate) edge: Edge,
     pub(crate) via: Via,
-    cores: usize,
+    pub(crate) sight: CoreSight,
+    share: Share,
+    /// Running now.
+    requests: Rc<Cell<u32>>,
     table: RefCell<Rc<Table>>,
+    started: Instant,
     /// xorshift state: picks endpoints.
     dice: Cell<u64>,
+    /// Misses of kept answers that wait for one another.
+    pub(crate) flights: Rc<Flights>,
 }
 
 /// One configuration with this core's connections.
@@ -50,28 +62,53 @@ pub(crate) struct Table {
 pub(crate) struct Upstream {
     pub(crate) name: BackendName,
     pub(crate) timeouts: Timeouts,
-    pools: Vec<Rc<Pool>>,
+    /// `None`: there are none.
+    pub(crate) retries: Option<Rc<Retries>>,
+    pub(crate) endpoints: Rc<Endpoints>,
+    /// HTTP/2 also for what is not gRPC.
+    pub(crate) http2: bool,
     live: Arc<Backend>,
-    usable: RefCell<Usable>,
 }
 
-/// Which of an upstream's pools health checks leave.
+/// How one core retries a service's requests; the same for all its regions.
 #[derive(Debug)]
-struct Usable {
-    of: Arc<Unhealthy>,
-    /// Places in `Upstream::pools`.
-    pools: Vec<usize>,
+pub(crate) struct Retries {
+    pub(crate) settings: Retry,
+    cores: usize,
+    budget: RefCell<Budget>,
+}
+
+impl Retries {
+    /// A request came.
+    pub(crate) fn request(&self, second: u64) {
+        self.budget.borrow_mut().request(second);
+    }
+
+    /// Takes a retry out of the budget, if one is left.
+    pub(crate) fn take(&self, second: u64) -> bool {
+        let percent = self.settings.budget_percent;
+        self.budget.borrow_mut().take(second, percent, self.cores)
+    }
 }
 
 impl Core {
     pub(crate) fn new(gate: CoreGate, cores: usize, edge: Edge) -> Rc<Self> {
-        let table = Table::new(gate.snapshot(), cores, &HashMap::new());
+        let share = Share {
+            core: gate.core(),
+            cores,
+        };
+        let table = Table::new(gate.snapshot(), share, None);
+        let sight = edge.sight.core(gate.core());
         Rc::new(Self {
             via: Via::new(edge.agent.as_ref()),
             edge,
-            cores,
+            sight,
+            share,
+            requests: Rc::default(),
             table: RefCell::new(Rc::new(table)),
+            started: Instant::now(),
             dice: Cell::new(0x9e37_79b9_7f4a_7c15 ^ gate.core() as u64),
+            flights: Rc::default(),
             gate,
         })
     }
@@ -83,23 +120,37 @@ impl Core {
             return current;
         }
         let snapshot = self.gate.snapshot();
-        let next = Rc::new(Table::new(snapshot, self.cores, &current.pools()));
-        let kept = next.pools();
-        for (endpoint, pool) in current.pools() {
-            if !kept.contains_key(&endpoint) {
-                pool.retire();
+        let next = Rc::new(Table::new(snapshot, self.share, Some(&current)));
+        for (index, upstream) in &current.upstreams {
+            if !next.upstreams.contains_key(index) {
+                upstream.endpoints.retire();
             }
         }
         *self.table.borrow_mut() = next.clone();
         next
     }
 
+    /// This core's requests, and how many of them connections under `limits` may
+    /// make.
+    pub(crate) fn crowd(&self, limits: &HostLimits) -> Crowd {
+        let allowed = limits
+            .max_connections
+            .saturating_mul(REQUESTS_PER_CONNECTION);
+        let cores = u32::try_from(self.share.cores.max(1)).unwrap_or(u32::MAX);
+        Crowd::new(self.requests.clone(), (allowed / cores).max(LEAST_REQUESTS))
+    }
+
     /// Closes connections that have idled for too long.
     pub(crate) fn sweep(&self) {
-        let now = Instant::now();
-        for pool in self.table().pools().values() {
-            pool.sweep(now);
+        self.sight.refresh();
+        for upstream in self.table().upstreams.values() {
+            upstream.endpoints.sweep();
         }
+    }
+
+    /// Whole seconds since the start.
+    pub(crate) fn second(&self) -> u64 {
+        self.started.elapsed().as_secs()
     }
 
     /// A number that is random enough to spread load.
@@ -114,9 +165,10 @@ impl Core {
 }
 
 impl Table {
-    fn new(snapshot: Arc<Snapshot>, cores: usize, known: &HashMap<Endpoint, Rc<Pool>>) -> Self {
+    /// `before` is the one that it replaces.
+    fn new(snapshot: Arc<Snapshot>, share: Share, before: Option<&Self>) -> Self {
         let config = snapshot.config.as_deref();
-        let upstreams = config.map(|config| upstreams(&snapshot, config, cores, known));
+        let upstreams = config.map(|config| upstreams(&snapshot, config, share, before));
         Self {
             router: config
                 .map(|config| Router::new(config, &snapshot.services))
@@ -130,75 +182,67 @@ impl Table {
     pub(crate) fn upstream(&self, index: BackendIndex) -> Option<&Upstream> {
         self.upstreams.get(&index)
     }
-
-    fn pools(&self) -> HashMap<Endpoint, Rc<Pool>> {
-        let pools = self.upstreams.values().flat_map(|upstream| &upstream.pools);
-        pools
-            .map(|pool| (pool.endpoint.clone(), pool.clone()))
-            .collect()
-    }
 }
 
 fn upstreams(
     snapshot: &Snapshot,
     config: &FleetConfig,
-    cores: usize,
-    known: &HashMap<Endpoint, Rc<Pool>>,
+    share: Share,
+    before: Option<&Table>,
 ) -> HashMap<BackendIndex, Upstream> {
-    let pool = |endpoint: &Endpoint| match known.get(endpoint) {
-        Some(pool) => pool.clone(),
-        None => Pool::new(endpoint.clone(), cores),
-    };
+    let retries: HashMap<_, _> = config
+        .services
+        .iter()
+        .map(|(name, service)| (name.clone(), retries(service, name, share.cores, before)))
+        .collect();
     let upstream = |live: &Arc<Backend>| {
-        let (service, backend) = config.backend(&live.name)?;
+        let (service, _) = config.backend(&live.name)?;
+        let known = before.and_then(|table| table.upstream(live.index));
         let upstream = Upstream {
             name: live.name.clone(),
             timeouts: service.timeouts,
-            pools: backend.endpoints.iter().map(pool).collect(),
+            retries: retries.get(live.name.service()).cloned().flatten(),
+            endpoints: match known {
+                Some(known) => known.endpoints.clone(),
+                None => Endpoints::new(live.live.clone(), share),
+            },
+            http2: service.protocol == UpstreamProtocol::Http2,
             live: live.clone(),
-            usable: RefCell::new(Usable {
-                of: Arc::default(),
-                pools: (0..backend.endpoints.len()).collect(),
-            }),
         };
         Some((live.index, upstream))
     };
     snapshot.backends().filter_map(upstream).collect()
 }
 
+/// How a service is retried; its budget goes on where it was.
+fn retries(
+    service: &Service,
+    name: &ServiceName,
+    cores: usize,
+    before: Option<&Table>,
+) -> Option<Rc<Retries>> {
+    let settings = service
+        .retry
+        .as_ref()
+        .filter(|retry| retry.max_retries > 0)?;
+    let mut upstreams = before.iter().flat_map(|table| table.upstreams.values());
+    let same = upstreams.find(|upstream| upstream.name.service() == name.as_str());
+    let budget = same.and_then(|same| Some(same.retries.as_ref()?.budget.borrow().clone()));
+    Some(Rc::new(Retries {
+        settings: settings.clone(),
+        cores,
+        budget: RefCell::new(budget.unwrap_or_default()),
+    }))
+}
+
 impl Upstream {
-    /// The less loaded of two endpoints drawn at random among those that are
-    /// healthy. If none is, all are: whether the backend is asked at all is for its
-    /// breaker to say.
-    pub(crate) fn pick(&self, roll: u64) -> Option<&Rc<Pool>> {
-        let mut usable = self.usable.borrow_mut();
-        let unhealthy = self.live.live.unhealthy.load();
-        if !Arc::ptr_eq(&unhealthy, &usable.of) {
-            *usable = self.sort_out(unhealthy.clone());
-        }
-        let count = usable.pools.len() as u64;
-        let pool = |at: u64| self.pools.get(usable.pools[at as usize]);
-        if count < 2 {
-            return (count == 1).then(|| pool(0)).flatten();
-        }
-        let first = roll % count;
-        let second = (first + 1 + (roll >> 32) % (count - 1)) % count;
-        let (first, second) = (pool(first)?, pool(second)?);
-        Some(match second.in_flight() < first.in_flight() {
-            true => second,
-            false => first,
-        })
+    /// Its number.
+    pub(crate) fn index(&self) -> BackendIndex {
+        self.live.index
     }
 
-    fn sort_out(&self, unhealthy: Arc<Unhealthy>) -> Usable {
-        let healthy = |at: &usize| !unhealthy.0.contains(&self.pools[*at].endpoint.to_string());
-        let mut pools: Vec<_> = (0..self.pools.len()).filter(healthy).collect();
-        if pools.is_empty() {
-            pools = (0..self.pools.len()).collect();
-        }
-        Usable {
-            of: unhealthy,
-            pools,
-        }
+    /// Counts one of this core's.
+    pub(crate) fn count(&self, core: &Core, tally: Tally) {
+        self.live.cells[core.gate.core()].recorder.count(tally);
     }
 }

@@ -40,6 +40,13 @@ impl Watchdog {
         }
     }
 
+    /// What came is worth a whole new budget.
+    pub(crate) fn renew(&mut self, budget: Duration) {
+        if let Some(left) = &mut self.budget {
+            *left = budget;
+        }
+    }
+
     /// It bit, but for no fault of the other side: the wait begins anew.
     pub(crate) fn forgive(&mut self) {
         let now = Instant::now();

@@ -14,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use breaker_core::{BackendName, Steering, Timestamp, breaker::TrialOutcome, ids::ServiceName};
-use fleet_config::FleetConfig;
+use fleet_config::{CacheBytes, FleetConfig};
 use rampmeter_api::{
     convert::{decision::Decision, duration_up_to},
     v1,
@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::{
     admit::{gate::CoreGate, snapshot::Snapshot},
+    cache::store::Store,
     clock::{Clock, unix_ms},
     config::configuration::{ConfigSource, FleetText},
     fleet::{
@@ -34,6 +35,8 @@ use crate::{
         watched::{Context, Watched},
     },
     probe::findings::Findings,
+    serve::places::Places,
+    sight::setup::Sight,
 };
 
 /// Decisions not heard of for this long are stale, unless Welcome says otherwise.
@@ -63,6 +66,10 @@ pub struct Control {
     pub(crate) link: Option<Link>,
     pub(crate) status: LinkStatus,
     pub(crate) probing: Findings,
+    /// Clients' connections.
+    pub(crate) places: Places,
+    /// What is told about single requests.
+    pub(crate) sight: Sight,
     pace: Pace,
     results: VecDeque<v1::TrialResult>,
     pub(crate) source: ConfigSource,
@@ -94,6 +101,8 @@ impl Control {
             table: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
             wake: Arc::new(Notify::new()),
             cores,
+            places: Places::default(),
+            sight: Sight::new(cores),
             hour: Arc::new(AtomicU64::new(unix_hour())),
             decisions: Decisions::default(),
             backends: BTreeMap::new(),
@@ -113,6 +122,11 @@ impl Control {
         }
     }
 
+    /// Gives kept answers so much memory. Before anything is installed.
+    pub(crate) fn keep_answers(&self, within: CacheBytes) {
+        self.table.store(Arc::new(Snapshot::with_cache(within)));
+    }
+
     /// One gate for each core.
     pub fn gates(&self) -> Vec<CoreGate> {
         let gate = |core| {
@@ -120,6 +134,11 @@ impl Control {
             CoreGate::new(core, self.table.clone(), self.clock, hour)
         };
         (0..self.cores).map(gate).collect()
+    }
+
+    /// The kept answers of all services.
+    pub(crate) fn store(&self) -> Arc<Store> {
+        self.table.load().cache.clone()
     }
 
     /// A configuration is in force.

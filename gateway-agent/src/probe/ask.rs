@@ -13,9 +13,13 @@ use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::TokioIo;
 use prost::Message;
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
+    backend::{
+        dial::{Stream, dial},
+        tls::Tls,
+    },
     limits::{MAX_BUFFER_BYTES, MAX_HEADER_BYTES, MAX_HEADERS},
     serve::executor::LocalExecutor,
 };
@@ -34,8 +38,12 @@ const MAX_REASON: usize = 120;
 ///
 /// # Errors
 /// Why the endpoint counts as failed, in a few words.
-pub async fn ask(endpoint: &Endpoint, check: &HealthCheck) -> Result<(), String> {
-    let asked = timeout(check.timeout, exchange(endpoint, check)).await;
+pub(crate) async fn ask(
+    endpoint: &Endpoint,
+    check: &HealthCheck,
+    tls: Option<&Tls>,
+) -> Result<(), String> {
+    let asked = timeout(check.timeout, exchange(endpoint, check, tls)).await;
     let answer = asked.unwrap_or_else(|_| Err(format!("no answer within {:?}", check.timeout)));
     answer.map_err(|why| {
         let printable = why.chars().filter(|c| !c.is_control());
@@ -43,20 +51,24 @@ pub async fn ask(endpoint: &Endpoint, check: &HealthCheck) -> Result<(), String>
     })
 }
 
-async fn exchange(endpoint: &Endpoint, check: &HealthCheck) -> Result<(), String> {
-    let Endpoint { host, port, .. } = endpoint;
-    let connected = TcpStream::connect((host.as_str(), *port)).await;
+async fn exchange(
+    endpoint: &Endpoint,
+    check: &HealthCheck,
+    tls: Option<&Tls>,
+) -> Result<(), String> {
+    let http2 = matches!(check.probe, Probe::Grpc { .. });
+    let connected = dial(endpoint, None, tls, http2).await;
     let stream = connected.map_err(|error| format!("cannot connect: {error}"))?;
-    let text = endpoint.to_string();
-    let authority = text.split_once("://").map_or(&*text, |(_, rest)| rest);
+    let base = endpoint.to_string();
+    let authority = base.split_once("://").map_or(&*base, |(_, rest)| rest);
     let io = TokioIo::new(stream);
     match &check.probe {
         Probe::Http { path } => http(io, authority, path).await,
-        Probe::Grpc { service } => grpc(io, authority, service, check.timeout).await,
+        Probe::Grpc { service } => grpc(io, &base, service, check.timeout).await,
     }
 }
 
-async fn http(io: TokioIo<TcpStream>, authority: &str, path: &str) -> Result<(), String> {
+async fn http(io: TokioIo<Stream>, authority: &str, path: &str) -> Result<(), String> {
     let (mut sender, connection) = http1::Builder::new()
         .max_headers(MAX_HEADERS)
         .max_header_size(MAX_HEADER_BYTES)
@@ -99,8 +111,8 @@ struct CheckResponse {
 }
 
 async fn grpc(
-    io: TokioIo<TcpStream>,
-    authority: &str,
+    io: TokioIo<Stream>,
+    base: &str,
     service: &str,
     limit: Duration,
 ) -> Result<(), String> {
@@ -116,7 +128,7 @@ async fn grpc(
     };
     let request = Request::builder()
         .method(Method::POST)
-        .uri(format!("http://{authority}/grpc.health.v1.Health/Check"))
+        .uri(format!("{base}/grpc.health.v1.Health/Check"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
         .header("grpc-timeout", format!("{}m", limit.as_millis()))

@@ -1,7 +1,5 @@
 //! Health checks on the control side: findings come in, requests are told.
 
-use std::sync::Arc;
-
 use breaker_core::{BackendName, Timestamp, probing::RiseFall};
 use rampmeter_api::v1;
 
@@ -73,9 +71,6 @@ impl Control {
             return;
         };
         let unhealthy = Unhealthy(self.probing.unhealthy(backend));
-        let live = &watched.backend.live.unhealthy;
-        if **live.load() != unhealthy {
-            live.store(Arc::new(unhealthy));
-        }
+        watched.backend.live.reach.set_unhealthy(unhealthy);
     }
 }

@@ -4,9 +4,11 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
+use breaker_core::BackendName;
 use tokio::{
     sync::{Semaphore, watch},
     task::{AbortHandle, JoinSet},
@@ -18,6 +20,7 @@ use super::{
     findings::{Job, Target},
 };
 use crate::{
+    backend::tls::Tls,
     dice::uniform,
     fleet::drive::{Shared, stopped},
 };
@@ -69,6 +72,13 @@ pub async fn run(control: Shared, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// How requests speak TLS to a backend is how probes do.
+fn tls(control: &Shared, backend: &BackendName) -> Option<Arc<Tls>> {
+    let control = control.lock();
+    let watched = control.backends.get(backend)?;
+    watched.backend.live.tls.load_full()
+}
+
 /// Probes one endpoint for ever.
 async fn watch(control: Shared, target: Target, job: Job, places: Rc<Semaphore>) {
     let interval = job.check.interval;
@@ -77,7 +87,8 @@ async fn watch(control: Shared, target: Target, job: Job, places: Rc<Semaphore>)
         // Never closed.
         let place = places.acquire().await;
         let next = Instant::now() + interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * uniform());
-        let answer = ask(&job.endpoint, &job.check).await;
+        let tls = tls(&control, &target.backend);
+        let answer = ask(&job.endpoint, &job.check, tls.as_deref()).await;
         drop(place);
         {
             let mut control = control.lock();

@@ -14,8 +14,9 @@ use crate::{
     request::{body::Body, intake::Unfit},
 };
 
-const OURS: HeaderName = HeaderName::from_static("x-rampmeter");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+/// Says that an answer is ours, and why.
+pub(crate) const OURS: HeaderName = HeaderName::from_static("x-rampmeter");
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -32,6 +33,15 @@ pub(crate) const HEADER_TIMEOUT: &str = "HTTP/1.1 408 Request Timeout\r\n\
     x-rampmeter: reason=header_timeout\r\n\r\n\
     {\"type\":\"about:blank\",\"title\":\"Request Timeout\",\"status\":408,\
     \"detail\":\"the request header did not end in time\",\"reason\":\"header_timeout\"}\n";
+
+/// The same for a small body that its header waited for.
+pub(crate) const BODY_TIMEOUT: &str = "HTTP/1.1 408 Request Timeout\r\n\
+    content-type: application/problem+json\r\n\
+    content-length: 147\r\n\
+    connection: close\r\n\
+    x-rampmeter: reason=body_stalled\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"Request Timeout\",\"status\":408,\
+    \"detail\":\"the rest of the request body did not come in time\",\"reason\":\"body_stalled\"}\n";
 
 /// Why we answer instead of a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +60,8 @@ pub(crate) enum Fault {
     BodyStalled,
     /// Every connection to the endpoint is busy.
     Limit,
+    /// This agent has as many requests as it may hold.
+    Full,
     /// No connection to the endpoint.
     Connect,
     /// No connection to the endpoint in time.
@@ -62,6 +74,8 @@ pub(crate) enum Fault {
     Timeout,
     /// A drill made it fail like this.
     Drill(FailureKind),
+    /// Nothing is kept that the client would take, and it wants nobody asked.
+    OnlyIfCached,
     /// A bug of ours.
     Internal,
 }
@@ -103,6 +117,11 @@ mod code {
 }
 
 impl Fault {
+    /// As `x-rampmeter` says it.
+    pub(crate) const fn reason(self) -> &'static str {
+        self.face().reason
+    }
+
     const fn face(self) -> Face {
         use StatusCode as S;
         use code::*;
@@ -114,13 +133,13 @@ impl Fault {
                 S::URI_TOO_LONG,
                 INTERNAL,
                 "target_too_long",
-                "the request target is longer than 8 KiB",
+                "the request target is longer than allowed",
             )),
             Self::Unfit(Unfit::FieldsTooLarge) => closing(face(
                 S::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 RESOURCE_EXHAUSTED,
                 "fields_too_large",
-                "a field is longer than 8 KiB, or all together than 16 KiB",
+                "a field, or all together, are longer or more than allowed",
             )),
             Self::Unfit(Unfit::Connect) => closing(face(
                 S::METHOD_NOT_ALLOWED,
@@ -163,6 +182,12 @@ impl Fault {
                 UNAVAILABLE,
                 "limit",
                 "every connection to the backend is in use",
+            ),
+            Self::Full => face(
+                S::SERVICE_UNAVAILABLE,
+                UNAVAILABLE,
+                "full",
+                "the gateway has as many requests as it may hold",
             ),
             Self::Connect => face(
                 S::BAD_GATEWAY,
@@ -209,6 +234,12 @@ impl Fault {
                     "a drill rehearses a failure of the backend",
                 )
             }
+            Self::OnlyIfCached => face(
+                S::GATEWAY_TIMEOUT,
+                UNAVAILABLE,
+                "only_if_cached",
+                "nothing fresh is kept, and the request wants no backend asked",
+            ),
             Self::Internal => face(
                 S::INTERNAL_SERVER_ERROR,
                 INTERNAL,
@@ -284,7 +315,8 @@ fn policy(rate: f64) -> (u64, u64) {
 /// was admitted under, if it got that far.
 pub(crate) fn fault(fault: Fault, at: Option<(&str, Version)>, grpc: bool) -> Response<Body> {
     // What frees up again soon, and by itself.
-    let wait = matches!(fault, Fault::Limit | Fault::NoRegion).then_some(Duration::from_secs(1));
+    let wait = matches!(fault, Fault::Limit | Fault::Full | Fault::NoRegion)
+        .then_some(Duration::from_secs(1));
     let (backend, version) = at.unzip();
     answer(
         &fault.face(),
@@ -402,7 +434,7 @@ fn ours(reason: &str, whose: Option<Whose<'_>>, version: Option<Version>) -> Hea
 mod tests {
     use super::*;
 
-    const ALL: [Fault; 17] = [
+    const ALL: [Fault; 18] = [
         Fault::Unfit(Unfit::Ambiguous("why")),
         Fault::Unfit(Unfit::TargetTooLong),
         Fault::Unfit(Unfit::FieldsTooLarge),
@@ -419,6 +451,7 @@ mod tests {
         Fault::Upgraded,
         Fault::Timeout,
         Fault::Drill(FailureKind::Http5xx),
+        Fault::OnlyIfCached,
         Fault::Internal,
     ];
 

@@ -11,7 +11,9 @@ use http_body::{Frame, SizeHint};
 
 use crate::{
     backend::relay::{Broken, Relay},
+    cache::fill::Tee,
     serve::tunnel::Tunnel,
+    sight::watched::Watched,
 };
 
 /// A response's body.
@@ -23,6 +25,10 @@ pub(crate) enum Body {
     Full(Bytes),
     /// A backend's.
     Relay(Box<Relay>),
+    /// Any, of a request that will be told about.
+    Watched(Box<Watched>),
+    /// A backend's, copied as it comes.
+    Tee(Box<Tee>),
     /// None, but a backend that has switched protocols, to be joined to the client.
     Tunnel(Box<Tunnel>),
 }
@@ -46,12 +52,17 @@ impl http_body::Body for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if let Self::Relay(relay) = &mut *self {
-            return relay.poll_frame(cx);
+        match &mut *self {
+            Self::Relay(relay) => return relay.poll_frame(cx),
+            Self::Watched(body) => return body.poll_frame(cx),
+            Self::Tee(tee) => return tee.poll_frame(cx),
+            Self::Empty | Self::Full(_) | Self::Tunnel(_) => {}
         }
         match std::mem::replace(&mut *self, Self::Empty) {
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            Self::Empty | Self::Relay(_) | Self::Tunnel(_) => Poll::Ready(None),
+            Self::Empty | Self::Relay(_) | Self::Tee(_) | Self::Watched(_) | Self::Tunnel(_) => {
+                Poll::Ready(None)
+            }
         }
     }
 
@@ -60,6 +71,8 @@ impl http_body::Body for Body {
             Self::Empty | Self::Tunnel(_) => true,
             Self::Full(_) => false,
             Self::Relay(relay) => relay.is_end_stream(),
+            Self::Watched(body) => body.is_end_stream(),
+            Self::Tee(tee) => tee.is_end_stream(),
         }
     }
 
@@ -68,6 +81,8 @@ impl http_body::Body for Body {
             Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relay(relay) => relay.size_hint(),
+            Self::Watched(body) => body.size_hint(),
+            Self::Tee(tee) => tee.size_hint(),
         }
     }
 }

@@ -8,7 +8,7 @@ use http::{
     header::{self, Entry},
 };
 
-use crate::request::proxy::Client;
+use crate::{request::proxy::Client, serve::framing::CHUNKED};
 
 /// This agent in `Via`. Its name is in it, so that agents may be chained, and a
 /// request that comes back to the same one is known.
@@ -65,7 +65,8 @@ impl Via {
 }
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// What the client speaks, `http` or `https`.
+pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Who a client is by its certificate, which only we could know and do not tell:
@@ -94,6 +95,10 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 /// Removes what is meant for the next hop only, including fields that
 /// `Connection` names.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Asking for each name would cost a hash for each, and most headers have none.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -114,28 +119,58 @@ pub(crate) fn accepts_trailers(headers: &HeaderMap) -> bool {
     tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
+/// The transfer codings of a body that is more than chunks: they are how its
+/// content is to be read, and nobody but the backend can.
+fn codings_of_content(headers: &HeaderMap) -> Option<HeaderValue> {
+    let codings = headers.get(header::TRANSFER_ENCODING)?;
+    let plain = codings.as_bytes().eq_ignore_ascii_case(CHUNKED.as_bytes());
+    (!plain).then(|| codings.clone())
+}
+
 /// Makes a client's header fit for a backend. Clients are not trusted to say who
 /// they are, so their own `Forwarded` and `X-Forwarded-*` go; those of a trusted
 /// proxy stay, with the proxy added to the list.
 pub(crate) fn prepare_request(headers: &mut HeaderMap, client: &Client, host: &HeaderValue) {
-    let trailers = accepts_trailers(headers);
-    strip_hop_by_hop(headers);
-    if trailers {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    if headers.keys().any(is_for_us) {
+        clean(headers, client.trusted);
     }
-    // hyper has answered it already, or will when the body is first read.
-    headers.remove(header::EXPECT);
-    headers.remove(CLIENT_CERT);
     match client.trusted {
         true => extend_claims(headers, client, host),
         false => replace_claims(headers, client, host),
     }
 }
 
-fn replace_claims(headers: &mut HeaderMap, client: &Client, host: &HeaderValue) {
-    for name in &CLAIMS {
-        headers.remove(name);
+/// Whether a client's field is one of those that [`clean`] looks for.
+fn is_for_us(name: &HeaderName) -> bool {
+    let lists = [&HOP_BY_HOP[..], &CLAIMS, &[header::EXPECT, CLIENT_CERT]];
+    lists.into_iter().any(|list| list.contains(name))
+}
+
+/// Removes what a client may not tell a backend.
+fn clean(headers: &mut HeaderMap, trusted: bool) {
+    let trailers = accepts_trailers(headers);
+    let codings = codings_of_content(headers);
+    strip_hop_by_hop(headers);
+    if let Some(codings) = codings {
+        // A backend that does not know them may misread where the body ends: its
+        // connection is not used again.
+        headers.insert(header::TRANSFER_ENCODING, codings);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    // hyper has answered it already, or will when the body is first read.
+    headers.remove(header::EXPECT);
+    headers.remove(CLIENT_CERT);
+    if !trusted {
+        for name in &CLAIMS {
+            headers.remove(name);
+        }
+    }
+}
+
+fn replace_claims(headers: &mut HeaderMap, client: &Client, host: &HeaderValue) {
     headers.insert(FORWARDED_FOR, client.address.clone());
     headers.insert(FORWARDED_PROTO, client.scheme.clone());
     headers.insert(FORWARDED_HOST, host.clone());
@@ -176,6 +211,7 @@ mod tests {
             address: HeaderValue::from_static("192.0.2.7"),
             scheme: HeaderValue::from_static("https"),
             trusted,
+            host: std::sync::Arc::default(),
         }
     }
 

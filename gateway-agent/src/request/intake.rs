@@ -4,12 +4,11 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, Method, Version, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request::Parts};
 
-use crate::{
-    limits::{MAX_FIELD_BYTES, MAX_HEADER_BYTES},
-    request::path,
-};
+use fleet_config::HostLimits;
+
+use crate::{request::path, serve::framing::CHUNKED};
 
 /// Why a request is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,15 +35,19 @@ pub(crate) struct Target<'a> {
 }
 
 /// Reads a request's target, or refuses it.
-pub(crate) fn inspect(request: &Parts) -> Result<Target<'_>, Unfit> {
+pub(crate) fn inspect<'r>(request: &'r Parts, limits: &HostLimits) -> Result<Target<'r>, Unfit> {
     if request.method == Method::CONNECT {
         return Err(Unfit::Connect);
     }
-    if target_length(&request.uri) > MAX_FIELD_BYTES {
+    if target_length(&request.uri) > limits.max_target_bytes as usize {
         return Err(Unfit::TargetTooLong);
     }
-    check_fields(&request.headers)?;
-    check_framing(&request.headers)?;
+    if request.version == Version::HTTP_2 {
+        check_fields(&request.headers, limits)?;
+        check_connection_fields(&request.headers)?;
+    } else {
+        check_framing(&request.headers)?;
+    }
     let authority = authority(request)?;
     let path = path::normalise(request.uri.path())
         .map_err(|_| Unfit::Ambiguous("the path has a malformed escape"))?;
@@ -66,26 +69,55 @@ fn target_length(uri: &http::Uri) -> usize {
     authority + path
 }
 
-fn check_fields(headers: &HeaderMap) -> Result<(), Unfit> {
+/// Of HTTP/2; those of HTTP/1 were counted before they were parsed.
+fn check_fields(headers: &HeaderMap, limits: &HostLimits) -> Result<(), Unfit> {
     let mut sum = 0;
     for (name, value) in headers {
         let length = name.as_str().len() + value.len();
         sum += length;
-        if length > MAX_FIELD_BYTES || sum > MAX_HEADER_BYTES {
+        let too_long = length > limits.max_field_bytes as usize;
+        if too_long || sum > limits.max_header_bytes as usize {
             return Err(Unfit::FieldsTooLarge);
         }
     }
-    Ok(())
+    match headers.len() > limits.max_headers as usize {
+        true => Err(Unfit::FieldsTooLarge),
+        false => Ok(()),
+    }
 }
 
+/// What HTTP/2 has frames for. h2 has refused most of it already.
+fn check_connection_fields(headers: &HeaderMap) -> Result<(), Unfit> {
+    const NONE: [HeaderName; 5] = [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ];
+    let other_te = |te: &HeaderValue| !te.as_bytes().eq_ignore_ascii_case(b"trailers");
+    let wrong = NONE.iter().any(|name| headers.contains_key(name))
+        || headers.get_all(header::TE).iter().any(other_te);
+    match wrong {
+        true => Err(Unfit::Ambiguous(
+            "HTTP/2 has no fields about a connection, and no te but trailers",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// What is between a socket and hyper has checked it: this is for the day it
+/// does not.
 fn check_framing(headers: &HeaderMap) -> Result<(), Unfit> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let Some(coding) = codings.next() else {
         return Ok(());
     };
-    let plain = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
-    if !plain {
-        let why = "transfer-encoding must be exactly 'chunked'";
+    let items = coding.as_bytes().rsplit(|byte| *byte == b',');
+    let chunked = |item: &&[u8]| item.trim_ascii().eq_ignore_ascii_case(CHUNKED.as_bytes());
+    let last = items.clone().next().is_some_and(|item| chunked(&item));
+    if !last || items.filter(chunked).count() != 1 || codings.next().is_some() {
+        let why = "transfer-encoding must end in 'chunked', once";
         return Err(Unfit::Ambiguous(why));
     }
     if headers.contains_key(header::CONTENT_LENGTH) {
@@ -143,6 +175,7 @@ fn host(authority: &str) -> Result<Cow<'_, str>, Unfit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{MAX_FIELD_BYTES, MAX_HEADER_BYTES};
     use http::Request;
 
     fn parts(uri: &str, fields: &[(&str, &str)]) -> Parts {
@@ -169,7 +202,7 @@ mod tests {
         ] {
             let fields: Vec<_> = host.into_iter().map(|host| ("host", host)).collect();
             let request = parts(uri, &fields);
-            let target = inspect(&request).expect("it is clear");
+            let target = inspect(&request, &HostLimits::default()).expect("it is clear");
             assert_eq!((&*target.host, &*target.path), expected, "{uri} {host:?}");
         }
     }
@@ -189,7 +222,7 @@ mod tests {
             ("/%zz", &[("host", "a")]),
             (
                 "/",
-                &[("host", "a"), ("transfer-encoding", "gzip, chunked")],
+                &[("host", "a"), ("transfer-encoding", "chunked, gzip")],
             ),
             (
                 "/",
@@ -209,7 +242,7 @@ mod tests {
             ),
         ] {
             let request = parts(uri, fields);
-            let refused = inspect(&request);
+            let refused = inspect(&request, &HostLimits::default());
             assert!(
                 matches!(refused, Err(Unfit::Ambiguous(_))),
                 "{uri} {fields:?}"
@@ -221,9 +254,16 @@ mod tests {
     fn long_targets_and_fields_are_refused() {
         let long = "x".repeat(MAX_FIELD_BYTES);
         let request = parts(&format!("/{long}"), &[("host", "a")]);
-        assert_eq!(inspect(&request), Err(Unfit::TargetTooLong));
-        let request = parts("/", &[("host", "a"), ("x-long", &long)]);
-        assert_eq!(inspect(&request), Err(Unfit::FieldsTooLarge));
+        assert_eq!(
+            inspect(&request, &HostLimits::default()),
+            Err(Unfit::TargetTooLong)
+        );
+        let mut request = parts("/", &[("host", "a"), ("x-long", &long)]);
+        request.version = Version::HTTP_2;
+        assert_eq!(
+            inspect(&request, &HostLimits::default()),
+            Err(Unfit::FieldsTooLarge)
+        );
         let third = "x".repeat(MAX_HEADER_BYTES / 3);
         let many = [
             ("host", "a"),
@@ -231,6 +271,11 @@ mod tests {
             ("x-2", &*third),
             ("x-3", &*third),
         ];
-        assert_eq!(inspect(&parts("/", &many)), Err(Unfit::FieldsTooLarge));
+        let mut many = parts("/", &many);
+        many.version = Version::HTTP_2;
+        assert_eq!(
+            inspect(&many, &HostLimits::default()),
+            Err(Unfit::FieldsTooLarge)
+        );
     }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod answer;
 pub(crate) mod attempts;
 pub(crate) mod body;
+mod deadline;
 mod drill;
 pub(crate) mod headers;
 pub(crate) mod intake;
@@ -11,5 +12,6 @@ pub(crate) mod path;
 pub(crate) mod proxy;
 pub(crate) mod ranking;
 pub(crate) mod rejection;
+pub(crate) mod retries;
 pub(crate) mod router;
 pub(crate) mod upgrade;

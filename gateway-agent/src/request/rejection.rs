@@ -30,7 +30,7 @@ impl From<Denied> for Rejection {
     fn from(denied: Denied) -> Self {
         match denied {
             Denied::OverQuota(over) => Self::OverQuota(over),
-            Denied::Refused(refusal) => Self::Refused(refusal),
+            Denied::Refused(refusal) | Denied::Full(refusal) => Self::Refused(refusal),
             Denied::Shed(shed) => Self::Shed(shed),
             Denied::NoRegion => Self::Fault(Fault::NoRegion),
         }

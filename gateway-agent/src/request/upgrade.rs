@@ -9,46 +9,49 @@
 
 use std::rc::Rc;
 
+use breaker_core::OutcomeClass;
 use fleet_config::Timeouts;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
     request::Parts,
 };
 use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use crate::{
     admit::permit::Permit,
     backend::{
         exchange::Exchange,
-        forward::{self, Failure, deliver, header_limit, header_within},
+        failure::Failure,
+        forward::{Attempt, Call, Failed, deliver},
         lent::Connection,
+        patience::{header_limit, header_within},
         pool::{Pool, Switched},
         upload::{Progress, Upload},
     },
     dice::random,
     request::{answer::Fault, body::Body, headers, intake::Unfit, rejection::Rejection},
     serve::tunnel::Tunnel,
+    sight::telling::Telling,
 };
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const SWITCH: HeaderValue = HeaderValue::from_static("upgrade");
 const KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
 
-/// Makes an HTTP/2 client's WebSocket the request that it would be over HTTP/1.1.
-/// Other uses of `CONNECT` stay what they are, and are refused.
+/// Makes an HTTP/2 client's WebSocket the `GET` that it would be over HTTP/1.1; the
+/// fields of that are only for the backend. Other uses of `CONNECT` stay what they
+/// are, and are refused.
 pub(crate) fn translate(parts: &mut Parts) {
-    if parts.method != Method::CONNECT || parts.version != Version::HTTP_2 {
-        return;
-    }
-    let websocket = |protocol: &Protocol| protocol.as_str().eq_ignore_ascii_case("websocket");
-    if parts.extensions.get().is_some_and(websocket) {
+    if parts.method == Method::CONNECT && is_websocket_stream(parts) {
         parts.method = Method::GET;
-        parts.headers.insert(header::UPGRADE, WEBSOCKET);
-        parts.headers.insert(header::CONNECTION, SWITCH);
-        // HTTP/2 has none; a server of HTTP/1.1 must see one.
-        parts.headers.insert(KEY, key(random(), random()));
     }
+}
+
+/// It is an extended CONNECT of HTTP/2 for WebSocket.
+fn is_websocket_stream(parts: &Parts) -> bool {
+    let websocket = |protocol: &Protocol| protocol.as_str().eq_ignore_ascii_case("websocket");
+    parts.version == Version::HTTP_2 && parts.extensions.get().is_some_and(websocket)
 }
 
 /// 16 bytes in base64.
@@ -84,12 +87,17 @@ impl Offer {
         let Some(client) = parts.extensions.get::<OnUpgrade>() else {
             return Ok(Self::None);
         };
-        if !tokens(&parts.headers, header::CONNECTION).any(|token| token == "upgrade") {
+        let extended = is_websocket_stream(parts);
+        let mut wanted = match extended {
+            true => vec!["websocket".to_owned()],
+            false => tokens(&parts.headers, header::UPGRADE).collect(),
+        };
+        let means_it =
+            || tokens(&parts.headers, header::CONNECTION).any(|token| token == "upgrade");
+        if !extended && !means_it() {
             return Ok(Self::None);
         }
-        let wanted = tokens(&parts.headers, header::UPGRADE);
-        let wanted: Vec<_> = wanted.filter(|token| allowed.contains(token)).collect();
-        let extended = parts.version == Version::HTTP_2;
+        wanted.retain(|token| allowed.contains(token));
         match (wanted.is_empty(), empty) {
             (true, _) if extended => Err(Fault::Unfit(Unfit::Connect)),
             (true, true) => Ok(Self::None),
@@ -129,8 +137,15 @@ fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = String>
 }
 
 /// The answer, after which the connection is closed if it goes on in HTTP.
-pub(crate) fn close_after(answered: Result<Response<Body>, Rejection>) -> Response<Body> {
-    let mut response = answered.unwrap_or_else(|rejection| rejection.answer(false));
+pub(crate) fn close_after(
+    answered: Result<Response<Body>, Rejection>,
+    grpc: bool,
+    telling: &mut Telling,
+) -> Response<Body> {
+    let mut response = answered.unwrap_or_else(|rejection| {
+        telling.ours();
+        rejection.answer(grpc)
+    });
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(header::CONNECTION, close);
@@ -157,40 +172,57 @@ impl Upgrade {
         pool: &Rc<Pool>,
         timeouts: &Timeouts,
         request: Request<Upload>,
-    ) -> Result<Response<Body>, Fault> {
+        call: Call<'_>,
+    ) -> Attempt {
         let load = pool.enter();
         // It never ends, so the connection is not given back.
         let progress = Rc::new(Progress::new(false));
         let request = self.outgoing(request.map(|_| Upload::none(progress.clone())));
         let started = Instant::now();
         let answered = self.attempt(pool, timeouts, request, &progress).await;
-        match answered {
-            Err(failure) => Err(forward::settle(permit, pool, &failure)),
-            Ok((response, Then::Http(connection))) => {
-                let waited = started.elapsed();
-                permit.answered(waited);
+        let waited = started.elapsed();
+        let Answered {
+            response,
+            connecting,
+            then,
+        } = match answered {
+            Ok(answered) => answered,
+            Err(why) => {
+                tracing::debug!(endpoint = %pool.endpoint(), ?why, "no response");
+                return Failed { why, again: None }.conclude(permit, &load, waited, call);
+            }
+        };
+        permit.answered(waited);
+        if response.status().as_u16() < 400 {
+            load.observe(waited.saturating_sub(connecting));
+        }
+        let (switched, protocol) = match then {
+            Then::Http(connection) => {
                 let exchange = Exchange::new(permit, connection, progress, load);
                 let left = timeouts.total.saturating_sub(waited);
-                Ok(deliver(response, exchange, left, false))
+                return deliver((response, None), exchange, (waited, left), call);
             }
-            Ok((response, Then::Switched(switched, protocol))) => {
-                permit.answered(started.elapsed());
-                let Switched {
-                    backend,
-                    early,
-                    open,
-                } = switched;
-                let extended = self.extended;
-                let tunnel = Tunnel {
-                    backend: Box::new(backend),
-                    early,
-                    websocket: protocol == WEBSOCKET,
-                    client: self.client,
-                    held: (permit.switched(), load, open),
-                };
-                let body = Body::Tunnel(Box::new(tunnel));
-                Ok(switching(response.map(|_| body), protocol, extended))
-            }
+            Then::Switched(switched, protocol) => (switched, protocol),
+        };
+        load.judge(OutcomeClass::Success);
+        let Switched {
+            backend,
+            early,
+            open,
+        } = switched;
+        let extended = self.extended;
+        let tunnel = Tunnel {
+            backend: Box::new(backend),
+            early,
+            websocket: protocol == WEBSOCKET,
+            client: self.client,
+            held: (permit.switched(), load, open),
+        };
+        let body = Body::Tunnel(Box::new(tunnel));
+        Attempt {
+            answer: Ok(switching(response.map(|_| body), protocol, extended)),
+            waited,
+            again: None,
         }
     }
 
@@ -200,6 +232,10 @@ impl Upgrade {
         // Tokens joined by commas are a value.
         headers.insert(header::UPGRADE, wanted.unwrap_or(WEBSOCKET));
         headers.insert(header::CONNECTION, SWITCH);
+        if self.extended {
+            // HTTP/2 has none; a server of HTTP/1.1 must see one.
+            headers.insert(KEY, key(random(), random()));
+        }
         request
     }
 
@@ -209,21 +245,32 @@ impl Upgrade {
         timeouts: &Timeouts,
         request: Request<Upload>,
         progress: &Progress,
-    ) -> Result<(Response<Incoming>, Then), Failure> {
+    ) -> Result<Answered, Failure> {
         let started = Instant::now();
-        let connected = pool.connect_to_switch(timeouts.connect).await;
+        let limit = header_limit(timeouts, Duration::ZERO).time;
+        let connected = pool.connect_to_switch(timeouts.connect.min(limit)).await;
         let (mut connection, switched) = connected.map_err(Failure::Connect)?;
-        let limit = header_limit(timeouts, started.elapsed());
+        let connecting = started.elapsed();
+        let limit = header_limit(timeouts, connecting);
         let sent = std::pin::pin!(connection.send(request));
-        let answered = header_within(limit, sent, progress).await;
-        let response = answered.ok_or(Failure::Timeout)?;
+        let answered = header_within(limit.time, sent, progress).await;
+        let response = answered.ok_or(Failure::Timeout {
+            per_try: limit.per_try,
+        })?;
         let response = response.map_err(|error| Failure::Reset(error.into_error()))?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok((response, Then::Http(connection)));
-        }
-        let protocol = self.chosen(response.headers()).ok_or(Failure::Upgraded)?;
-        let switched = switched.await.map_err(|_| Failure::Upgraded)?;
-        Ok((response, Then::Switched(switched, protocol)))
+        let then = match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => {
+                let protocol = self.chosen(response.headers()).ok_or(Failure::Upgraded)?;
+                let switched = switched.await.map_err(|_| Failure::Upgraded)?;
+                Then::Switched(switched, protocol)
+            }
+            _ => Then::Http(connection),
+        };
+        Ok(Answered {
+            response,
+            connecting,
+            then,
+        })
     }
 
     /// The one protocol of ours that the backend switched to.
@@ -233,6 +280,14 @@ impl Upgrade {
         named.next().is_none().then_some(())?;
         HeaderValue::try_from(protocol).ok()
     }
+}
+
+/// A response's header, and what follows it.
+struct Answered {
+    response: Response<Incoming>,
+    /// How long making the connection took.
+    connecting: Duration,
+    then: Then,
 }
 
 /// What follows a response's header.

@@ -3,16 +3,23 @@
 //! hyper-util's builder would tell the two apart as well, but it waits for the
 //! first bytes without a time limit and does not let HTTP/1's header size be
 //! set. One timer for each connection watches all time limits of reading and
-//! writing, and is looked at rarely, so that requests pay nothing for it.
+//! writing, and is set for when the next of them may run out, so that requests
+//! pay nothing for it.
 
 use std::{
+    convert::Infallible,
+    future::ready,
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
+use fleet_config::HostLimits;
+use futures_util::{FutureExt, future::Either};
+use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::{
     server::conn::{
@@ -32,23 +39,25 @@ use tokio::{
 };
 
 use crate::{
-    backend::{relay::Broken, upstream::Core},
+    backend::{classify, relay::Broken, upstream::Core},
     limits::{
-        H2_CONNECTION_WINDOW, H2_PENDING_RESETS, H2_SEND_BUFFER, H2_STREAM_WINDOW, H2_STREAMS,
-        HEADER_READ_TIMEOUT, MAX_BUFFER_BYTES, MAX_HEADER_BYTES, MAX_HEADERS,
+        H2_CONNECTION_WINDOW, H2_PENDING_RESETS, H2_SEND_BUFFER, H2_STREAM_WINDOW,
+        MAX_BUFFER_BYTES, header_buffer_bytes, header_list_bytes,
     },
-    request::{answer, body::Body, proxy},
+    request::{
+        answer::{self, Fault},
+        body::Body,
+        proxy,
+    },
     serve::{
         opening::{Arrived, Opened, open},
-        pulse::{Health, Pulse, Running, Watched},
+        pulse::{Health, Pulse, Running},
         stalled::Streams,
         stream::Stream,
         tunnel::Tunnel,
+        watched::Watched,
     },
 };
-
-/// How often the time limits are looked at, so by how much they may be late.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// For one more request on an idle connection once a drain begins. It may be on its
 /// way already, and closing would lose it; its answer then says that it was the
@@ -62,7 +71,9 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// Serves a connection to its end.
 pub(crate) async fn serve(core: Rc<Core>, arrived: Arrived, drain: watch::Receiver<bool>) {
     let accepted = Instant::now();
-    let Ok(opened) = timeout(HEADER_READ_TIMEOUT, open(arrived)).await else {
+    let host = arrived.host.clone();
+    let limits = &host.limits;
+    let Ok(opened) = timeout(limits.header_read_timeout, open(arrived)).await else {
         return;
     };
     let Opened {
@@ -70,57 +81,69 @@ pub(crate) async fn serve(core: Rc<Core>, arrived: Arrived, drain: watch::Receiv
         first,
         http2,
         client,
+        seat: _seat,
     } = match opened {
         Ok(opened) => opened,
         Err(error) => return tracing::debug!(%error, "a connection is of no use"),
     };
     let client = Rc::new(client);
-    let pulse = Rc::new(Pulse::new(http2, accepted));
-    let io = Watched {
-        inner: TokioIo::new(stream),
-        first,
-        pulse: pulse.clone(),
-    };
+    let pulse = Rc::new(Pulse::new(
+        http2,
+        accepted,
+        host.clone(),
+        core.crowd(limits),
+    ));
+    let io = Watched::new(stream, first, http2, host.clone(), pulse.clone());
     let in_request = pulse.clone();
     let in_tunnel = Rc::new(drain.clone());
     let service = service_fn(move |request| {
-        let request_runs = Running::new(&in_request);
-        let answer = proxy::serve(core.clone(), client.clone(), request);
+        let runs = Running::new(&in_request);
         let drain = in_tunnel.clone();
-        async move {
-            let mut response = answer.await;
+        let unfit = in_request.refusal(request.method()).map(Fault::Unfit);
+        let fault = unfit.or(in_request.is_crowded().then_some(Fault::Full));
+        let answer = match fault {
+            Some(fault) => {
+                let grpc = classify::is_grpc(request.headers());
+                Either::Left(ready(answer::fault(fault, None, grpc)))
+            }
+            None => Either::Right(proxy::serve(core.clone(), client.clone(), request)),
+        };
+        answer.map(move |mut response| {
             match response.body_mut().take_tunnel() {
                 None => {}
-                Some(tunnel) if http2 => run_in_stream(tunnel, request_runs.again(), &drain),
-                Some(tunnel) => request_runs.ends_in(tunnel),
+                Some(tunnel) if http2 => run_in_stream(tunnel, runs.again(), &drain),
+                Some(tunnel) => runs.ends_in(tunnel),
             }
-            Ok::<_, std::convert::Infallible>(response.map(|body| Tracked {
-                body,
-                runs: request_runs,
-            }))
-        }
+            Ok::<_, Infallible>(tracked(response, runs))
+        })
     });
     match http2 {
         true => {
-            let streams = Streams(pulse.clone());
-            let mut connection = pin!(http2_builder(streams).serve_connection(io, service));
+            let streams = Streams::new(pulse.clone(), limits.body_idle_timeout);
+            let mut connection = pin!(http2_builder(streams, limits).serve_connection(io, service));
             drive(connection.as_mut(), &pulse, drain).await;
         }
         false => {
-            let mut connection = http1_builder().serve_connection(io, service);
+            let mut connection = http1_builder(limits).serve_connection(io, service);
             let ended = drive(Pin::new(&mut connection), &pulse, drain.clone()).await;
             let tunnel = pulse.take_tunnel();
             match ended {
                 Ended::Late => {
-                    let stream = connection.into_parts().io.inner.into_inner();
+                    let mut io = connection.into_parts().io;
                     // A client that does not take it has gone.
-                    let _ = timeout(GOODBYE, say_late(stream)).await;
+                    let told = match pulse.is_in_small_body() {
+                        true => answer::BODY_TIMEOUT,
+                        false => answer::HEADER_TIMEOUT,
+                    };
+                    let _ = timeout(GOODBYE, say_late(io.socket(), told)).await;
                 }
                 Ended::Whole => {
                     if let Some(tunnel) = tunnel {
+                        // What its socket holds back of the client follows `read_buf`.
                         let Parts { io, read_buf, .. } = connection.into_parts();
+                        let runs = Running::new(&pulse);
                         // Boxed: every connection would have to be as large.
-                        Box::pin(tunnel.run(TokioIo::new(io), read_buf, drain)).await;
+                        Box::pin(tunnel.run(TokioIo::new(io), read_buf, drain, runs)).await;
                     }
                 }
                 Ended::Cut => {}
@@ -136,38 +159,54 @@ fn run_in_stream(mut tunnel: Box<Tunnel>, runs: Running, drain: &watch::Receiver
     tokio::task::spawn_local(async move {
         // A client that has gone did not get its answer.
         if let Ok(stream) = (&mut tunnel.client).await {
-            tunnel.run(TokioIo::new(stream), Bytes::new(), drain).await;
+            let stream = TokioIo::new(stream);
+            tunnel.run(stream, Bytes::new(), drain, runs).await;
         }
-        drop(runs);
     });
 }
 
-/// Tells a client whose header did not come in time.
-async fn say_late(mut stream: Stream) -> io::Result<()> {
-    stream.write_all(answer::HEADER_TIMEOUT.as_bytes()).await?;
+/// An answer on its way, as the connection's state wants it.
+fn tracked(mut response: Response<Body>, runs: Running) -> Response<Tracked> {
+    runs.answers();
+    let pulse = runs.pulse();
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        pulse.switch();
+    } else if pulse.closes_after_answer() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response.map(|body| Tracked { body, runs })
+}
+
+/// Tells a client whose header, or small body, did not come in time.
+async fn say_late(stream: &mut Stream, told: &str) -> io::Result<()> {
+    stream.write_all(told.as_bytes()).await?;
     stream.shutdown().await
 }
 
-fn http1_builder() -> http1::Builder {
+/// [`Watched`] has refused what is longer than allowed; hyper is given room for
+/// what is not.
+fn http1_builder(limits: &HostLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
+    let header = header_buffer_bytes(limits);
     builder
         .header_read_timeout(None)
-        .max_headers(MAX_HEADERS)
-        .max_header_size(MAX_HEADER_BYTES)
-        .max_buf_size(MAX_BUFFER_BYTES);
+        .max_headers(limits.max_headers as usize)
+        .max_header_size(header)
+        .max_buf_size(header.max(MAX_BUFFER_BYTES));
     builder
 }
 
-fn http2_builder(streams: Streams) -> http2::Builder<Streams> {
+fn http2_builder(streams: Streams, limits: &HostLimits) -> http2::Builder<Streams> {
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         // For WebSocket (RFC 8441).
         .enable_connect_protocol()
-        .max_concurrent_streams(H2_STREAMS)
+        .max_concurrent_streams(limits.max_streams)
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .max_header_list_size(MAX_HEADER_BYTES as u32)
+        .max_header_list_size(header_list_bytes(limits))
         .max_send_buf_size(H2_SEND_BUFFER)
         .max_pending_accept_reset_streams(H2_PENDING_RESETS);
     builder
@@ -190,7 +229,7 @@ async fn drive<C: GracefulConnection>(
     pulse: &Pulse,
     mut drain: watch::Receiver<bool>,
 ) -> Ended {
-    let mut look = pin!(sleep_until(Instant::now() + LOOK_EVERY));
+    let mut look = pin!(sleep_until(Instant::now()));
     let mut draining = false;
     let mut last_call = false;
     loop {
@@ -220,7 +259,7 @@ async fn drive<C: GracefulConnection>(
                     connection.as_mut().graceful_shutdown();
                 }
                 match pulse.check(now) {
-                    Health::Fine => look.as_mut().reset(now + LOOK_EVERY),
+                    Health::Fine(next) => look.as_mut().reset(next),
                     Health::Late => return Ended::Late,
                     Health::Dead => return Ended::Cut,
                     Health::Idle if draining => return Ended::Cut,
@@ -250,7 +289,10 @@ impl http_body::Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let polled = contained(|| Pin::new(&mut self.body).poll_frame(cx));
+        if let Poll::Ready(Some(Err(Broken::Panicked))) = polled {
+            self.body = Body::Empty;
+        }
         self.runs.polled(polled.is_ready());
         polled
     }
@@ -264,6 +306,16 @@ impl http_body::Body for Tracked {
     }
 }
 
+/// A bug that panics costs this body only, not the connection's task.
+fn contained<T>(
+    poll: impl FnOnce() -> Poll<Option<Result<T, Broken>>>,
+) -> Poll<Option<Result<T, Broken>>> {
+    catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|_| {
+        tracing::error!("a response's body panicked");
+        Poll::Ready(Some(Err(Broken::Panicked)))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -271,8 +323,8 @@ mod tests {
         admit::{gate::CoreGate, snapshot::Snapshot},
         clock::Clock,
         config::host::{Host, HostFile, Listener},
-        limits::{BODY_IDLE, KEEP_ALIVE_IDLE},
-        serve::server::Edge,
+        limits::{BODY_IDLE, HEADER_READ_TIMEOUT, KEEP_ALIVE_IDLE},
+        serve::{places::Places, server::Edge},
         tests::pki::Authority,
     };
     use arc_swap::ArcSwap;
@@ -302,6 +354,8 @@ mod tests {
             peer: peer.ip(),
             listener: 0,
             host,
+            places: Places::default(),
+            seat: None,
         };
         let (stay, drain) = watch::channel(false);
         let served = async move {
@@ -317,8 +371,7 @@ mod tests {
         client.write_all(b"GET / HT").await.expect("it is open");
         let started = Instant::now();
         served.await;
-        assert!(started.elapsed() >= HEADER_READ_TIMEOUT);
-        assert!(started.elapsed() <= HEADER_READ_TIMEOUT + LOOK_EVERY);
+        assert_eq!(started.elapsed().as_secs(), HEADER_READ_TIMEOUT.as_secs());
         let mut told = String::new();
         client.read_to_string(&mut told).await.expect("an end");
         let (head, body) = told.split_once("\r\n\r\n").expect("a header");
@@ -334,6 +387,13 @@ mod tests {
         assert!(head.contains(&length), "{head}");
         let body: serde_json::Value = serde_json::from_str(body).expect("JSON");
         assert_eq!(body["status"], 408);
+    }
+
+    #[test]
+    fn a_body_that_panics_is_a_broken_body_and_nothing_more() {
+        let bug = || -> Poll<Option<Result<(), Broken>>> { panic!("a bug") };
+        let polled = contained(bug);
+        assert!(matches!(polled, Poll::Ready(Some(Err(Broken::Panicked)))));
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,16 +5,12 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::sleep;
 
-use crate::limits::{ACCEPT_PAUSE, BACKLOG, MAX_CONNECTIONS};
+use crate::limits::{ACCEPT_PAUSE, BACKLOG};
 
 /// The listening sockets of an agent: for each address one for each core.
 #[derive(Debug)]
@@ -147,28 +143,6 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Places for connections, shared by all cores.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Places(Arc<AtomicUsize>);
-
-/// One of [`MAX_CONNECTIONS`].
-#[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
-
-impl Places {
-    pub(crate) fn take(&self) -> Option<Place> {
-        let place = Place(self.0.clone());
-        let taken = self.0.fetch_add(1, Relaxed);
-        (taken < MAX_CONNECTIONS).then_some(place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
 /// The next connection, however many attempts fail: a lack of descriptors or
 /// memory passes, and ending the server for it would be the larger outage.
 pub(crate) async fn next<T>(mut accept: impl AsyncFnMut() -> io::Result<T>) -> T {
@@ -194,19 +168,4 @@ fn concerns_one_connection(error: &io::Error) -> bool {
         error.kind(),
         ConnectionAborted | ConnectionRefused | ConnectionReset
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn there_are_so_many_places_and_a_freed_one_can_be_taken() {
-        let places = Places::default();
-        let mut taken: Vec<_> = (0..MAX_CONNECTIONS).map_while(|_| places.take()).collect();
-        assert_eq!(taken.len(), MAX_CONNECTIONS);
-        assert!(places.take().is_none());
-        taken.pop();
-        assert!(places.take().is_some());
-    }
 }

@@ -1,11 +1,15 @@
 //! Clients: taking their connections, and holding each to its time limits.
 
+pub(crate) mod capacity;
 pub(crate) mod connection;
 mod descriptors;
 pub(crate) mod executor;
+pub(crate) mod framing;
 pub mod handover;
 pub mod listener;
+mod meter;
 pub(crate) mod opening;
+pub(crate) mod places;
 pub mod proxy_protocol;
 pub(crate) mod pulse;
 pub mod server;
@@ -13,4 +17,5 @@ pub(crate) mod stalled;
 pub(crate) mod stream;
 pub(crate) mod tls;
 pub(crate) mod tunnel;
+pub(crate) mod watched;
 mod websocket;

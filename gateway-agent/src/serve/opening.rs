@@ -3,7 +3,7 @@
 
 use std::{io, net::IpAddr, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::HeaderValue;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -12,6 +12,7 @@ use crate::{
     config::host::Host,
     request::proxy::Client,
     serve::{
+        places::{Places, Seat},
         proxy_protocol::{self, Sender},
         stream::Stream,
         tls::{self, ServerTls},
@@ -31,15 +32,20 @@ pub(crate) struct Arrived {
     pub(crate) listener: usize,
     /// The host that was in force.
     pub(crate) host: Arc<Host>,
+    pub(crate) places: Places,
+    /// `None`: who it is for is not known before its first bytes.
+    pub(crate) seat: Option<Seat>,
 }
 
 /// A connection of which the first bytes of HTTP are there.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) stream: Stream,
-    pub(crate) first: Bytes,
+    pub(crate) first: BytesMut,
     pub(crate) http2: bool,
     pub(crate) client: Client,
+    /// One of its client's connections.
+    pub(crate) seat: Seat,
 }
 
 /// Opens a connection. It takes as long as the client does; the caller has the
@@ -53,6 +59,8 @@ pub(crate) async fn open(arrived: Arrived) -> io::Result<Opened> {
         mut peer,
         listener,
         host,
+        places,
+        seat,
     } = arrived;
     let listener = host.listener(listener);
     // What most connections do not need is boxed, so that they need not carry it.
@@ -61,6 +69,10 @@ pub(crate) async fn open(arrived: Arrived) -> io::Result<Opened> {
     {
         peer = address.ip().to_canonical();
     }
+    let most = host.limits.max_connections_per_address;
+    let seat = seat.or_else(|| places.seat(peer, most));
+    let too_many = || io::Error::other("too many connections of its client");
+    let seat = seat.ok_or_else(too_many)?;
     let scheme = if listener.tls.is_some() {
         "https"
     } else {
@@ -80,6 +92,7 @@ pub(crate) async fn open(arrived: Arrived) -> io::Result<Opened> {
         first,
         http2,
         client: client(peer, scheme, host)?,
+        seat,
     })
 }
 
@@ -89,6 +102,7 @@ fn client(peer: IpAddr, scheme: &'static str, host: Arc<Host>) -> io::Result<Cli
         address,
         scheme: HeaderValue::from_static(scheme),
         trusted: host.trusts(peer),
+        host,
     })
 }
 
@@ -109,13 +123,13 @@ async fn handshake(tls: ServerTls, stream: TcpStream) -> io::Result<Stream> {
 }
 
 /// Enough to know the protocol.
-async fn first_bytes(stream: &mut Stream) -> io::Result<Bytes> {
+async fn first_bytes(stream: &mut Stream) -> io::Result<BytesMut> {
     let mut seen = BytesMut::with_capacity(4096);
     loop {
         let ended = stream.read_buf(&mut seen).await? == 0;
         let compared = seen.len().min(PREFACE.len());
         if ended || compared == PREFACE.len() || seen[..compared] != PREFACE[..compared] {
-            return Ok(seen.freeze());
+            return Ok(seen);
         }
     }
 }

@@ -5,46 +5,99 @@
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
-    io,
-    pin::Pin,
     rc::Rc,
-    task::{Context, Poll},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
 };
 
-use bytes::{Buf, Bytes};
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
+use fleet_config::HostLimits;
+use http::Method;
 use tokio::time::Instant;
 
 use crate::{
-    limits::{BODY_IDLE, HEADER_READ_TIMEOUT, KEEP_ALIVE_IDLE},
-    serve::stream::Stream,
-    serve::tunnel::Tunnel,
+    config::host::Host,
+    request::intake::Unfit,
+    serve::{tunnel::Tunnel, watched::REFUSED},
 };
+
+/// What a connection must take or send within a body's idle time. Less is no slow
+/// link but someone who holds a place.
+pub(crate) const LEAST_PROGRESS: usize = 1 << 10;
+
+/// How late a time limit may be noticed that is shorter than this.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 
 /// What a connection is doing, and since when.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     http2: bool,
+    host: Arc<Host>,
+    crowd: Crowd,
     requests: Cell<u32>,
+    /// Requests that have their whole answer.
+    answered: Cell<u64>,
     /// Without a request: a header has begun to come.
     in_header: Cell<bool>,
+    /// Part of a header waits for the rest, also behind a request.
+    half_a_header: Cell<bool>,
+    /// A header is there, and waits for its small body.
+    small_body: Cell<bool>,
     since: Cell<Instant>,
-    /// Since when the client takes nothing of what we write.
-    unread_since: Cell<Option<Instant>>,
+    writing: Writing,
     /// A body was polled: whether it had something, so that the next move is the
     /// client's.
     turn: Cell<Option<bool>>,
+    /// Frames of answers since they were last asked for.
+    progress: Cell<u32>,
+    ending: Ending,
     /// What the client is joined to after the 101 that is on its way to it.
     tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
+/// All requests of a core.
+#[derive(Debug, Default)]
+pub(crate) struct Crowd {
+    running: Rc<Cell<u32>>,
+    /// How many there may be; counted in is the one that begins.
+    most: u32,
+}
+
+impl Crowd {
+    pub(crate) fn new(running: Rc<Cell<u32>>, most: u32) -> Self {
+        Self { running, most }
+    }
+}
+
+/// How well the client takes what we write.
+#[derive(Debug, Default)]
+struct Writing {
+    /// Since when it takes nothing.
+    stuck_since: Cell<Option<Instant>>,
+    /// How long it took nothing before, until [`LEAST_PROGRESS`] was taken.
+    stuck_for: Cell<Duration>,
+    taken: Cell<usize>,
+    /// It is TLS that is stuck, with what it was given.
+    in_flush: Cell<bool>,
+}
+
+/// Why a connection takes no more requests.
+#[derive(Debug, Default)]
+struct Ending {
+    refused: Cell<Option<Unfit>>,
+    ended: Cell<bool>,
+    close_after_answer: Cell<bool>,
+    switched: Cell<bool>,
+    dead: Cell<bool>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Health {
-    Fine,
+    /// To be looked at again then.
+    Fine(Instant),
     /// Without a request for too long.
     Idle,
-    /// In an HTTP/1 header for too long.
+    /// In an HTTP/1 header, or in one and its small body, for too long.
     Late,
     /// Unread for too long.
     Dead,
@@ -53,29 +106,54 @@ pub(crate) enum Health {
 impl Pulse {
     /// Of a connection accepted then. An HTTP/2 client may connect ahead of need;
     /// one of HTTP/1 has begun its header when this is made.
-    pub(crate) fn new(http2: bool, accepted: Instant) -> Self {
+    pub(crate) fn new(http2: bool, accepted: Instant, host: Arc<Host>, crowd: Crowd) -> Self {
         Self {
             http2,
+            host,
+            crowd,
             requests: Cell::new(0),
+            answered: Cell::new(0),
             in_header: Cell::new(!http2),
+            half_a_header: Cell::new(false),
+            small_body: Cell::new(false),
             since: Cell::new(accepted),
-            unread_since: Cell::new(None),
+            writing: Writing::default(),
             turn: Cell::new(None),
+            progress: Cell::new(0),
+            ending: Ending::default(),
             tunnel: RefCell::new(None),
         }
     }
 
     pub(crate) fn check(&self, now: Instant) -> Health {
-        let waited = now.saturating_duration_since(self.since.get());
-        let unread = self.unread_since.get();
-        let unread = unread.is_some_and(|since| now >= since + BODY_IDLE);
+        let limits = &self.host.limits;
         let resting = self.requests.get() == 0;
-        match (resting, self.in_header.get()) {
-            _ if unread => Health::Dead,
-            (true, true) if waited >= HEADER_READ_TIMEOUT => Health::Late,
-            (true, false) if waited >= KEEP_ALIVE_IDLE => Health::Idle,
-            _ => Health::Fine,
+        let in_header = self.in_header.get() || self.half_a_header.get();
+        let (limit, over) = match (self.small_body.get(), in_header) {
+            (true, _) => (limits.body_idle_timeout, Health::Late),
+            (false, true) => (limits.header_read_timeout, Health::Late),
+            (false, false) => (limits.keep_alive_timeout, Health::Idle),
+        };
+        let unread = self.writing.due(limits.body_idle_timeout);
+        let due = resting.then(|| self.since.get() + limit);
+        if unread.is_some_and(|due| due <= now) {
+            self.ending.dead.set(true);
+            return Health::Dead;
         }
+        if due.is_some_and(|due| due <= now) {
+            return over;
+        }
+        // Whatever begins from now on takes at least as long as the shortest limit.
+        let shortest = limits.header_read_timeout.min(limits.keep_alive_timeout);
+        let shortest = shortest.min(limits.body_idle_timeout);
+        let later = now + shortest.max(LOOK_AT_LEAST_EVERY);
+        let next = [unread, due].into_iter().flatten().min();
+        Health::Fine(next.map_or(later, |due| due.min(later)))
+    }
+
+    /// A request that begins now is one too many for its core.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.crowd.running.get() > self.crowd.most
     }
 
     /// Until a request runs, as seen right after the connection was polled.
@@ -101,7 +179,22 @@ impl Pulse {
         self.tunnel.take()
     }
 
-    fn read_something(&self) {
+    /// The limits of its host.
+    pub(crate) fn limits(&self) -> &HostLimits {
+        &self.host.limits
+    }
+
+    /// Frames of answers since the last call.
+    pub(crate) fn take_progress(&self) -> u32 {
+        self.progress.take()
+    }
+
+    /// Requests that have their whole answer.
+    pub(crate) fn answered(&self) -> u64 {
+        self.answered.get()
+    }
+
+    pub(crate) fn read_something(&self) {
         // On HTTP/2 it may be anything, and hyper bounds headers there.
         let begins = self.requests.get() == 0 && !self.http2 && !self.in_header.get();
         if begins {
@@ -110,11 +203,127 @@ impl Pulse {
         }
     }
 
-    fn wrote(&self, stuck: bool) {
-        if !stuck {
-            self.unread_since.set(None);
-        } else if self.unread_since.get().is_none() {
-            self.unread_since.set(Some(Instant::now()));
+    /// Part of a header has come, or its end.
+    pub(crate) fn in_half_a_header(&self, half: bool) {
+        self.half_a_header.set(half);
+    }
+
+    /// A header has come, and only part of its small body.
+    pub(crate) fn in_small_body(&self, small: bool) {
+        self.small_body.set(small);
+    }
+
+    pub(crate) fn is_in_small_body(&self) -> bool {
+        self.small_body.get()
+    }
+
+    /// What came is of no use without the rest.
+    pub(crate) fn waits_for_more(&self) -> bool {
+        self.half_a_header.get() || self.small_body.get()
+    }
+
+    /// So many bytes were written; `None`: none, as the client takes nothing.
+    pub(crate) fn wrote(&self, count: Option<usize>) {
+        self.writing.wrote(count);
+    }
+
+    /// What was written left the connection, or not.
+    pub(crate) fn flushed(&self, stuck: bool) {
+        self.writing.flushed(stuck);
+    }
+
+    /// The next request is refused for this, and nothing after it is read.
+    pub(crate) fn refuse(&self, unfit: Unfit) {
+        self.ending.refused.set(Some(unfit));
+        self.half_a_header.set(false);
+    }
+
+    pub(crate) fn has_refused(&self) -> bool {
+        self.ending.refused.get().is_some()
+    }
+
+    /// Why this request, which stands for another, is refused.
+    pub(crate) fn refusal(&self, method: &Method) -> Option<Unfit> {
+        let stands_for_another = method.as_str() == REFUSED;
+        self.ending.refused.get().filter(|_| stands_for_another)
+    }
+
+    /// What comes is no body: nothing more is passed on.
+    pub(crate) fn end(&self) {
+        self.ending.ended.set(true);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ending.ended.get()
+    }
+
+    /// No request is taken after the one that is being read.
+    pub(crate) fn close_after_answer(&self) {
+        self.ending.close_after_answer.set(true);
+    }
+
+    pub(crate) fn closes_after_answer(&self) -> bool {
+        self.ending.close_after_answer.get()
+    }
+
+    /// Its client takes nothing, and is not waited for any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.ending.dead.get()
+    }
+
+    /// The client of a tunnel takes nothing. A stream of HTTP/2 is not all of its
+    /// connection.
+    pub(crate) fn give_up(&self) {
+        if !self.http2 {
+            self.ending.dead.set(true);
+        }
+    }
+
+    /// From here on, another protocol is spoken.
+    pub(crate) fn switch(&self) {
+        self.ending.switched.set(true);
+    }
+
+    pub(crate) fn has_switched(&self) -> bool {
+        self.ending.switched.get()
+    }
+}
+
+impl Writing {
+    /// When the client has taken too little for `limit`.
+    fn due(&self, limit: Duration) -> Option<Instant> {
+        let since = self.stuck_since.get()?;
+        Some(since + limit.saturating_sub(self.stuck_for.get()))
+    }
+
+    fn wrote(&self, count: Option<usize>) {
+        match (count, self.stuck_since.get()) {
+            (None, None) => self.stuck_since.set(Some(Instant::now())),
+            (None, Some(_)) | (Some(0), _) => {}
+            (Some(count), Some(since)) => {
+                self.stuck_since.set(None);
+                self.stuck_for.update(|all| all + since.elapsed());
+                self.take(count);
+            }
+            (Some(count), None) if !self.stuck_for.get().is_zero() => self.take(count),
+            (Some(_), None) => {}
+        }
+    }
+
+    fn flushed(&self, stuck: bool) {
+        let was_stuck = self.in_flush.replace(stuck);
+        if stuck {
+            self.wrote(None);
+        } else if was_stuck && let Some(since) = self.stuck_since.take() {
+            self.stuck_for.update(|all| all + since.elapsed());
+        }
+    }
+
+    fn take(&self, count: usize) {
+        self.taken.update(|taken| taken.saturating_add(count));
+        if self.taken.get() >= LEAST_PROGRESS {
+            self.taken.set(0);
+            self.stuck_for.set(Duration::ZERO);
         }
     }
 }
@@ -126,6 +335,7 @@ pub(crate) struct Running(Rc<Pulse>);
 impl Running {
     pub(crate) fn new(pulse: &Rc<Pulse>) -> Self {
         pulse.requests.update(|n| n + 1);
+        pulse.crowd.running.update(|n| n + 1);
         pulse.in_header.set(false);
         Self(pulse.clone())
     }
@@ -140,127 +350,88 @@ impl Running {
         *self.0.tunnel.borrow_mut() = Some(tunnel);
     }
 
+    /// Its connection's.
+    pub(crate) fn pulse(&self) -> &Pulse {
+        &self.0
+    }
+
+    /// Its answer begins.
+    pub(crate) fn answers(&self) {
+        self.sends(1);
+    }
+
+    /// So many frames of its answer, or of what follows that, go out.
+    pub(crate) fn sends(&self, frames: u32) {
+        self.0.progress.update(|n| n.saturating_add(frames));
+    }
+
     /// Its response's body was polled, and had something or not.
     pub(crate) fn polled(&self, had_something: bool) {
         self.0.turn.set(Some(had_something));
+        if had_something {
+            self.answers();
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.requests.update(|n| n - 1);
+        self.0.crowd.running.update(|n| n - 1);
+        self.0.answered.update(|n| n + 1);
         self.0.since.set(Instant::now());
-    }
-}
-
-/// A socket that keeps its [`Pulse`], and gives back the bytes already read.
-pub(crate) struct Watched {
-    pub(crate) inner: TokioIo<Stream>,
-    pub(crate) first: Bytes,
-    pub(crate) pulse: Rc<Pulse>,
-}
-
-impl Read for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        mut buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        if !self.first.is_empty() {
-            let count = self.first.len().min(buffer.remaining());
-            buffer.put_slice(&self.first[..count]);
-            self.first.advance(count);
-            if self.first.is_empty() {
-                // Even empty, it would hold the memory of its bytes.
-                self.first = Bytes::new();
-            }
-            return Poll::Ready(Ok(()));
-        }
-        let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
-        if read.is_ready() {
-            self.pulse.read_something();
-        }
-        read
-    }
-}
-
-impl Write for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
-        self.pulse.wrote(written.is_pending());
-        written
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
-        self.pulse.wrote(written.is_pending());
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // TLS takes what it is given, and may be stuck with it here.
-        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
-        self.pulse.wrote(flushed.is_pending());
-        flushed
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use crate::limits::{BODY_IDLE, HEADER_READ_TIMEOUT, KEEP_ALIVE_IDLE};
 
-    /// How late a check may be.
-    const LOOK_EVERY: Duration = Duration::from_secs(5);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn pulse(http2: bool) -> Rc<Pulse> {
+        Rc::new(Pulse::new(
+            http2,
+            Instant::now(),
+            Arc::default(),
+            Crowd::default(),
+        ))
+    }
 
     async fn after(pulse: &Pulse, time: Duration) -> Health {
         tokio::time::advance(time).await;
         pulse.check(Instant::now())
     }
 
+    async fn is_fine(pulse: &Pulse, time: Duration) -> bool {
+        matches!(after(pulse, time).await, Health::Fine(_))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_first_request_must_come_in_time() {
-        let pulse = Pulse::new(false, Instant::now());
-        assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Fine);
+        let pulse = pulse(false);
+        assert!(is_fine(&pulse, HEADER_READ_TIMEOUT / 2).await);
         assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Late);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_may_run_for_as_long_as_it_likes() {
-        let pulse = Rc::new(Pulse::new(false, Instant::now()));
+        let pulse = pulse(false);
         let running = Running::new(&pulse);
-        assert_eq!(after(&pulse, 10 * KEEP_ALIVE_IDLE).await, Health::Fine);
+        assert!(is_fine(&pulse, 10 * KEEP_ALIVE_IDLE).await);
         drop(running);
-        assert_eq!(
-            after(&pulse, KEEP_ALIVE_IDLE - LOOK_EVERY).await,
-            Health::Fine
-        );
-        assert_eq!(after(&pulse, LOOK_EVERY).await, Health::Idle);
+        assert!(is_fine(&pulse, KEEP_ALIVE_IDLE - SECOND).await);
+        assert_eq!(after(&pulse, SECOND).await, Health::Idle);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_header_that_has_begun_must_end_in_time() {
-        let pulse = Rc::new(Pulse::new(false, Instant::now()));
+        let pulse = pulse(false);
         drop(Running::new(&pulse));
         after(&pulse, HEADER_READ_TIMEOUT).await;
         pulse.read_something();
-        assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Fine);
+        assert!(is_fine(&pulse, HEADER_READ_TIMEOUT / 2).await);
         // A byte now and then does not help.
         pulse.read_something();
         assert_eq!(after(&pulse, HEADER_READ_TIMEOUT / 2).await, Health::Late);
@@ -268,34 +439,73 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn http_2_may_idle_and_ping() {
-        let pulse = Rc::new(Pulse::new(true, Instant::now()));
+        let pulse = pulse(true);
         drop(Running::new(&pulse));
         pulse.read_something();
-        assert_eq!(
-            after(&pulse, KEEP_ALIVE_IDLE - LOOK_EVERY).await,
-            Health::Fine
-        );
-        assert_eq!(after(&pulse, LOOK_EVERY).await, Health::Idle);
+        assert!(is_fine(&pulse, KEEP_ALIVE_IDLE - SECOND).await);
+        assert_eq!(after(&pulse, SECOND).await, Health::Idle);
     }
 
     #[tokio::test(start_paused = true)]
     async fn http_2_may_connect_ahead_of_need() {
-        let pulse = Pulse::new(true, Instant::now());
-        let before = KEEP_ALIVE_IDLE - LOOK_EVERY;
-        assert_eq!(after(&pulse, before).await, Health::Fine);
-        assert_eq!(after(&pulse, LOOK_EVERY).await, Health::Idle);
+        let pulse = pulse(true);
+        let before = KEEP_ALIVE_IDLE - SECOND;
+        assert!(is_fine(&pulse, before).await);
+        assert_eq!(after(&pulse, SECOND).await, Health::Idle);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_must_take_what_we_write() {
-        let pulse = Rc::new(Pulse::new(false, Instant::now()));
+        let pulse = pulse(false);
         let _running = Running::new(&pulse);
-        pulse.wrote(true);
-        assert_eq!(after(&pulse, BODY_IDLE - LOOK_EVERY).await, Health::Fine);
-        pulse.wrote(false);
-        pulse.wrote(true);
-        assert_eq!(after(&pulse, BODY_IDLE - LOOK_EVERY).await, Health::Fine);
-        pulse.wrote(true);
-        assert_eq!(after(&pulse, LOOK_EVERY).await, Health::Dead);
+        pulse.wrote(None);
+        assert!(is_fine(&pulse, BODY_IDLE - SECOND).await);
+        pulse.wrote(Some(LEAST_PROGRESS));
+        pulse.wrote(None);
+        assert!(is_fine(&pulse, BODY_IDLE - SECOND).await);
+        pulse.wrote(None);
+        assert_eq!(after(&pulse, SECOND).await, Health::Dead);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_a_byte_now_and_then_has_no_more_time() {
+        let pulse = pulse(false);
+        let _running = Running::new(&pulse);
+        for _ in 1..BODY_IDLE.as_secs() {
+            pulse.wrote(None);
+            assert!(is_fine(&pulse, SECOND).await);
+            pulse.wrote(Some(1));
+        }
+        // Time in which we have nothing to write is not its fault.
+        assert!(is_fine(&pulse, BODY_IDLE).await);
+        pulse.wrote(None);
+        assert_eq!(after(&pulse, SECOND).await, Health::Dead);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_known_when_to_look_again() {
+        let pulse = pulse(false);
+        let accepted = Instant::now();
+        let limit = accepted + HEADER_READ_TIMEOUT;
+        assert_eq!(after(&pulse, SECOND).await, Health::Fine(limit));
+        let running = Running::new(&pulse);
+        let soon = Health::Fine(Instant::now() + HEADER_READ_TIMEOUT);
+        assert_eq!(pulse.check(Instant::now()), soon);
+        pulse.wrote(None);
+        tokio::time::advance(BODY_IDLE - SECOND).await;
+        let unread = Health::Fine(Instant::now() + SECOND);
+        assert_eq!(pulse.check(Instant::now()), unread);
+        drop(running);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_header_behind_a_request_has_its_time_from_the_answer_on() {
+        let pulse = pulse(false);
+        let running = Running::new(&pulse);
+        pulse.in_half_a_header(true);
+        assert!(is_fine(&pulse, KEEP_ALIVE_IDLE).await);
+        drop(running);
+        assert!(is_fine(&pulse, HEADER_READ_TIMEOUT - SECOND).await);
+        assert_eq!(after(&pulse, SECOND).await, Health::Late);
     }
 }

@@ -1,9 +1,10 @@
 //! The data plane as a whole: one thread with its own runtime for each core,
 //! which share nothing on a request's way but the table of decisions.
 
-use std::{io, net::SocketAddr, rc::Rc, thread};
+use std::{cell::Cell, io, net::SocketAddr, rc::Rc, sync::Arc, thread};
 
 use breaker_core::AgentId;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, LocalOptions},
@@ -14,14 +15,16 @@ use tokio::{
 
 use crate::{
     admit::gate::CoreGate,
-    backend::upstream::Core,
-    config::host::SharedHost,
-    limits::{BACKLOG, DRAIN_DEADLINE, LOOK_FOR_IDLE, MAX_CONNECTIONS},
+    backend::{upkeep, upstream::Core},
+    config::host::{Host, SharedHost},
+    limits::{BACKLOG, LOOK_FOR_IDLE, MAX_UNSENT_BYTES},
     serve::{
         connection,
-        listener::{self, Listeners, Place, Places},
+        listener::{self, Listeners},
         opening::Arrived,
+        places::{Place, Places, Seat},
     },
+    sight::setup::Sight,
 };
 
 /// How often it is logged that there are too many connections.
@@ -34,6 +37,12 @@ pub struct Edge {
     pub host: SharedHost,
     /// Who this is, for `Via`.
     pub agent: Option<AgentId>,
+    /// Where their connections are counted.
+    pub(crate) places: Places,
+    /// What is told about requests.
+    pub(crate) sight: Sight,
+    /// Connections that there are descriptors for; `None`: as many as allowed.
+    pub connections: Option<usize>,
 }
 
 /// The running cores.
@@ -46,7 +55,7 @@ pub struct Server {
 impl Server {
     /// Serves on `listeners` with one core for each gate. When `drain` turns
     /// true, it takes no more connections, tells clients to go elsewhere and
-    /// ends when their requests have, at the latest after [`DRAIN_DEADLINE`].
+    /// ends when their requests have, at the latest after the drain's time-out.
     pub fn start(
         listeners: Listeners,
         gates: Vec<CoreGate>,
@@ -54,7 +63,7 @@ impl Server {
         drain: &watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let addresses = listeners.addresses();
-        let places = Places::default();
+        let places = edge.places.clone();
         let count = gates.len();
         let mut cores = Vec::with_capacity(count);
         for (gate, sockets) in gates.into_iter().zip(listeners.by_core(count)) {
@@ -102,8 +111,12 @@ fn run_core(
         let listeners =
             listeners.map(|(place, socket)| Ok((place, TcpListener::from_std(socket)?)));
         let listeners: Vec<_> = listeners.collect::<io::Result<_>>()?;
+        let host = edge.host.clone();
         let core = Core::new(gate, cores, edge);
         let sweeper = tokio::task::spawn_local(sweep(core.clone()));
+        // One core's work is every core's.
+        let first = core.gate.core() == 0;
+        let upkeep = first.then(|| tokio::task::spawn_local(upkeep::run(core.clone())));
         let (open, mut all_closed) = mpsc::channel::<()>(1);
         let mut taking = JoinSet::new();
         for (place, listener) in listeners {
@@ -118,10 +131,12 @@ fn run_core(
         }
         drop(open);
         while taking.join_next().await.is_some() {}
-        if timeout(DRAIN_DEADLINE, all_closed.recv()).await.is_err() {
+        let patience = host.load().limits.drain_timeout;
+        if timeout(patience, all_closed.recv()).await.is_err() {
             tracing::warn!("some connections were cut at the drain deadline");
         }
         sweeper.abort();
+        upkeep.inspect(|upkeep| upkeep.abort());
         Ok(())
     })
 }
@@ -171,40 +186,62 @@ impl Door {
             _ = draining.wait_for(|drain| *drain) => {}
         }
         for (stream, peer) in waiting(listener) {
-            let Some(place) = self.places.take() else {
-                continue;
-            };
-            self.start(stream, peer, place);
+            self.admit(stream, peer);
         }
     }
 
     /// Takes connections for ever.
     async fn take(&self, listener: &TcpListener) {
-        let mut told: Option<Instant> = None;
         loop {
             let (stream, peer) = listener::next(async || listener.accept().await).await;
-            // Over the limit it is closed at once: waiting would look like an outage.
-            let Some(place) = self.places.take() else {
-                if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
-                    told = Some(Instant::now());
-                    let limit = MAX_CONNECTIONS;
-                    tracing::warn!(limit, "too many connections: new ones are closed at once");
-                }
-                continue;
-            };
-            self.start(stream, peer, place);
+            self.admit(stream, peer);
         }
     }
 
-    fn start(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
+    /// Over a limit it is closed at once: waiting would look like an outage.
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) {
+        let host = self.core.edge.host.load_full();
+        let most = self.core.edge.connections.unwrap_or(usize::MAX);
+        let most = most.min(host.limits.max_connections as usize);
+        let Some(place) = self.places.take(most) else {
+            return tell(format_args!("more than {most} connections"));
+        };
+        // Behind a load balancer, who it is for is not known yet.
+        let seat = match host.listener(self.listener).proxy_protocol {
+            true => None,
+            false => {
+                let most = host.limits.max_connections_per_address;
+                let Some(seat) = self.places.seat(peer.ip(), most) else {
+                    return tell(format_args!(
+                        "more than {most} connections of {}",
+                        peer.ip()
+                    ));
+                };
+                Some(seat)
+            }
+        };
+        self.start(stream, peer, host, (place, seat));
+    }
+
+    fn start(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        host: Arc<Host>,
+        (place, seat): (Place, Option<Seat>),
+    ) {
         // Without it, answers are merely later.
         let _ = stream.set_nodelay(true);
-        let host = self.core.edge.host.load_full();
+        // Without it, who reads slowly has the kernel hold megabytes.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES);
         let arrived = Arrived {
             stream,
             peer: peer.ip().to_canonical(),
             listener: self.listener,
             host,
+            places: self.places.clone(),
+            seat,
         };
         let held = (self.open.clone(), place);
         let (core, drain) = (self.core.clone(), self.drain.clone());
@@ -212,6 +249,18 @@ impl Door {
             connection::serve(core, arrived, drain).await;
             drop(held);
         });
+    }
+}
+
+/// Logs that connections are closed at once, each core every ten seconds at most.
+fn tell(what: std::fmt::Arguments<'_>) {
+    thread_local! {
+        static TOLD: Cell<Option<Instant>> = const { Cell::new(None) };
+    }
+    let recently = |told: Instant| told.elapsed() < TELL_EVERY;
+    if !TOLD.get().is_some_and(recently) {
+        TOLD.set(Some(Instant::now()));
+        tracing::warn!("{what}: new ones are closed at once");
     }
 }
 

@@ -15,6 +15,8 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use crate::short;
+
 /// A client's connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
@@ -23,6 +25,14 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// What all of it goes through.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
     /// What the client and we agreed on in ALPN.
     pub(crate) fn protocol(&self) -> Option<&[u8]> {
         match self {
@@ -63,7 +73,12 @@ impl AsyncWrite for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Plain(stream) => short::write(
+                (Pin::new(stream), cx),
+                slices,
+                |(stream, cx), whole| stream.poll_write(cx, whole),
+                |(stream, cx), slices| stream.poll_write_vectored(cx, slices),
+            ),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }

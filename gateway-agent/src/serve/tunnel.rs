@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use fleet_config::HostLimits;
 use hyper::upgrade::OnUpgrade;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -21,11 +22,13 @@ use tokio::{
 };
 
 use crate::{
-    admit::permit::Seat,
+    admit::permit::Stay,
     backend::pool::{Load, Open},
     dice::{random, uniform},
-    limits::{BODY_IDLE, DRAIN_DEADLINE, STREAM_IDLE},
-    serve::websocket::{self, Frames},
+    serve::{
+        pulse::Running,
+        websocket::{self, Frames},
+    },
 };
 
 /// Read at once, at most; also what one direction holds of what its reader does
@@ -58,7 +61,7 @@ pub(crate) struct Tunnel {
     /// Becomes the client's side, if that is a stream of HTTP/2.
     pub(crate) client: OnUpgrade,
     /// What the request holds until the tunnel ends.
-    pub(crate) held: (Seat, Load, Open),
+    pub(crate) held: (Stay, Load, Open),
 }
 
 impl fmt::Debug for Tunnel {
@@ -71,9 +74,17 @@ impl fmt::Debug for Tunnel {
 
 impl Tunnel {
     /// Joins it to a client that has said `early` already, until both are done,
-    /// one breaks, or nothing moves for [`STREAM_IDLE`].
-    pub(crate) async fn run(self, client: impl Io, early: Bytes, drain: watch::Receiver<bool>) {
+    /// one breaks, or nothing moves for a stream's idle time. It is a request that
+    /// `runs` for as long.
+    pub(crate) async fn run(
+        self,
+        client: impl Io,
+        early: Bytes,
+        drain: watch::Receiver<bool>,
+        runs: Running,
+    ) {
         let mut joined = Joined {
+            runs,
             client,
             backend: self.backend,
             up: Flow::new(early, self.websocket),
@@ -87,6 +98,7 @@ impl Tunnel {
 
 /// Two sides and what flows between them.
 struct Joined<C, B> {
+    runs: Running,
     client: C,
     backend: B,
     /// From the client.
@@ -99,8 +111,9 @@ struct Joined<C, B> {
 
 impl<C: Io, B: Io> Joined<C, B> {
     async fn run(&mut self, drain: watch::Receiver<bool>) {
-        let mut look = pin!(sleep_until(Instant::now() + BODY_IDLE));
-        let mut leave = pin!(goodbye_is_due(drain));
+        let limits = self.limits();
+        let mut look = pin!(sleep_until(Instant::now() + limits.body_idle_timeout));
+        let mut leave = pin!(goodbye_is_due(drain, limits.drain_timeout));
         let mut insist = pin!(None);
         loop {
             tokio::select! {
@@ -110,7 +123,7 @@ impl<C: Io, B: Io> Joined<C, B> {
                 () = look.as_mut() => {
                     let now = Instant::now();
                     match self.overdue(now) {
-                        true => return,
+                        true => return self.give_up(now),
                         false => look.as_mut().reset(self.look_again(now)),
                     }
                 }
@@ -131,6 +144,7 @@ impl<C: Io, B: Io> Joined<C, B> {
         loop {
             let up = self.up.poll(cx, &mut self.client, &mut self.backend)?;
             let down = self.down.poll(cx, &mut self.backend, &mut self.client)?;
+            self.runs.sends(std::mem::take(&mut self.down.writes));
             if up.is_ready() && down.is_ready() {
                 return Poll::Ready(Ok(()));
             }
@@ -146,13 +160,31 @@ impl<C: Io, B: Io> Joined<C, B> {
     }
 
     fn overdue(&self, now: Instant) -> bool {
-        let idle = self.moved() + STREAM_IDLE <= now;
-        let stuck = |flow: &Flow| flow.stuck.is_some_and(|since| since + BODY_IDLE <= now);
-        idle || stuck(&self.up) || stuck(&self.down)
+        let idle = self.moved() + self.limits().stream_idle_timeout <= now;
+        idle || self.is_stuck(&self.up, now) || self.is_stuck(&self.down, now)
+    }
+
+    /// Its reader takes nothing for a body's idle time.
+    fn is_stuck(&self, flow: &Flow, now: Instant) -> bool {
+        let limit = self.limits().body_idle_timeout;
+        flow.stuck.is_some_and(|since| since + limit <= now)
+    }
+
+    /// A client that takes nothing is offered nothing any more.
+    fn give_up(&self, now: Instant) {
+        if self.is_stuck(&self.down, now) {
+            self.runs.pulse().give_up();
+        }
+    }
+
+    fn limits(&self) -> &HostLimits {
+        self.runs.pulse().limits()
     }
 
     fn look_again(&self, now: Instant) -> Instant {
-        (self.moved() + STREAM_IDLE).min(now + BODY_IDLE)
+        let limits = self.limits();
+        let idle = self.moved() + limits.stream_idle_timeout;
+        idle.min(now + limits.body_idle_timeout)
     }
 
     /// Says goodbye to the client, once its message is over.
@@ -171,11 +203,11 @@ impl<C: Io, B: Io> Joined<C, B> {
 }
 
 /// When the goodbye of this tunnel's share of a drain is due; without a drain never.
-async fn goodbye_is_due(mut drain: watch::Receiver<bool>) {
+async fn goodbye_is_due(mut drain: watch::Receiver<bool>, deadline: Duration) {
     if drain.wait_for(|drain| *drain).await.is_err() {
         std::future::pending::<()>().await;
     }
-    let spread = SPREAD.min(DRAIN_DEADLINE / 4);
+    let spread = SPREAD.min(deadline / 4);
     sleep(spread.mul_f64(uniform())).await;
 }
 
@@ -197,6 +229,8 @@ struct Flow {
     between_fragments: bool,
     /// When anything was last written.
     moved: Instant,
+    /// How often, since that was last asked for.
+    writes: u32,
     /// Since when the reader takes nothing.
     stuck: Option<Instant>,
 }
@@ -231,6 +265,7 @@ impl Flow {
             farewell: Farewell::No,
             between_fragments: false,
             moved: Instant::now(),
+            writes: 0,
             stuck: None,
         }
     }
@@ -353,6 +388,7 @@ impl Flow {
             Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(written)) => {
                 self.moved = Instant::now();
+                self.writes = self.writes.saturating_add(1);
                 self.stuck = None;
                 Poll::Ready(Ok(written))
             }

@@ -180,17 +180,26 @@ async fn an_agent_alone_is_ready_at_once_and_shows_what_it_does() {
 #[tokio::test]
 async fn every_line_of_the_metrics_page_is_well_formed_and_announced() {
     let dir = tempfile::tempdir().expect("a directory");
-    let limited = fleet("").replace("timeouts:", "throttle: {rate: 5, burst: 9}\n    timeouts:");
+    let settings = "throttle: {rate: 5, burst: 9}\n    fallback: {}\n    timeouts:";
+    let limited = fleet("").replace("timeouts:", settings);
     let agent = alone(dir.path(), &limited);
+    // Nobody listens on the endpoint's port, and nothing is kept yet.
+    assert_eq!(get(agent.listen, "GET", "/x").await.0, 502);
     let (_, page) = get(agent.admin, "GET", "/metrics").await;
     for line in [
         "rampmeter_agent_quota_rate{service=\"pay\"} 5",
         "rampmeter_agent_plan_stale{service=\"pay\"} 0",
+        "rampmeter_agent_cache_misses_total{service=\"pay\"} 1",
+        "rampmeter_agent_cache_stores_total{service=\"pay\"} 0",
+        "rampmeter_agent_cache_bytes 0",
         "rampmeter_agent_throttle{service=\"pay\",backend=\"pay/us-east\"} 1",
     ] {
         assert!(page.lines().any(|found| found == line), "{line} in {page}");
     }
-    let service = &state(&agent).await["services"][0];
+    let state = state(&agent).await;
+    assert_eq!(state["cache"]["max_bytes"], 64 << 20);
+    let service = &state["services"][0];
+    assert_eq!(service["kept"]["misses"], 1);
     assert_eq!(
         (&service["course"], &service["quota"]["rate"]),
         (&"IN_ORDER".into(), &5.0.into())

@@ -1,6 +1,6 @@
 //! Tests of several parts at once, through their doors.
 
-mod agent;
+pub(crate) mod agent;
 mod apply;
 pub(crate) mod control;
 mod handover;
@@ -8,3 +8,4 @@ pub(crate) mod pki;
 mod probing;
 mod proxy;
 mod stream;
+mod telling;

@@ -238,13 +238,12 @@ async fn errors_name_the_file_where_rampctl_sees_them_too() {
 #[tokio::test]
 async fn what_has_no_effect_is_said_beside_the_answer() {
     let (_, address) = Fake::start().await;
-    let with_retry = RIGHT
-        .replace("/teleport", "/")
-        .replace("\"routes\"", "\"retry\":{},\"routes\"");
-    let file = file_with(&with_retry);
+    let idle = "\"breaker\":{\"slow_call_rate_threshold\":\"50%\"},\"routes\"";
+    let with_it = RIGHT.replace("/teleport", "/").replace("\"routes\"", idle);
+    let file = file_with(&with_it);
     let outcome = rampctl(address, &["apply", "-f", path(&file)]).await;
     assert_eq!(outcome.exit_code(), 0, "{}", outcome.message());
-    insta::assert_snapshot!(outcome.notes, @"warning: services.pay.retry is accepted but this version does not act on it yet");
+    insta::assert_snapshot!(outcome.notes, @"warning: services.pay.breaker.slow_call_rate_threshold has no effect without slow_call_duration");
 }
 
 #[tokio::test]

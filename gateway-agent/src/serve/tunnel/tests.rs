@@ -1,6 +1,11 @@
 //! Tunnels over pipes in paused time.
 
 use super::*;
+use crate::{
+    limits::{BODY_IDLE, STREAM_IDLE},
+    serve::pulse::{Crowd, Pulse},
+};
+use std::{rc::Rc, sync::Arc};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     task::LocalSet,
@@ -20,7 +25,9 @@ impl Ends {
         let (client, near) = duplex(1024);
         let (backend, far) = duplex(1024);
         let (drain, draining) = watch::channel(false);
+        let pulse = Pulse::new(false, Instant::now(), Arc::default(), Crowd::default());
         let mut joined = Joined {
+            runs: Running::new(&Rc::new(pulse)),
             client: near,
             backend: far,
             up: Flow::new(Bytes::new(), websocket),
@@ -98,7 +105,8 @@ async fn goodbyes_of_a_drain_are_spread() {
             waits[0] < SPREAD / 4 && waits[49] > SPREAD * 3 / 4,
             "{waits:?}"
         );
-        assert!(waits[49] <= SPREAD && SPREAD + MANNERS < DRAIN_DEADLINE);
+        let deadline = HostLimits::default().drain_timeout;
+        assert!(waits[49] <= SPREAD && SPREAD + MANNERS < deadline);
     })
     .await;
 }

@@ -42,7 +42,7 @@ async fn an_http_probe_wants_an_answer_of_200_to_399_in_time() {
     let local = LocalSet::new();
     let ask = |address| {
         let check = check.clone();
-        local.run_until(async move { ask(&endpoint(address), &check).await })
+        local.run_until(async move { ask(&endpoint(address), &check, None).await })
     };
     for (status, expected) in [
         (200, Ok(())),
@@ -79,7 +79,7 @@ async fn a_grpc_probe_wants_serving_of_the_service_or_of_the_whole_server() {
         let check = check(Probe::Grpc {
             service: service.to_owned(),
         });
-        local.run_until(async move { ask(&endpoint(address), &check).await })
+        local.run_until(async move { ask(&endpoint(address), &check, None).await })
     };
     assert_eq!(ask(address, "").await, Ok(()));
     assert_eq!(ask(address, "shop.v1.Up").await, Ok(()));

@@ -198,7 +198,7 @@ async fn requests_that_are_unclear_or_too_large_are_refused_and_their_connection
         ("GET http://a/ HTTP/1.1\r\nhost: b\r\n\r\n".to_owned(), 400),
         ("GET /%zz HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), 400),
         (
-            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n"
                 .to_owned(),
             400,
         ),

@@ -95,7 +95,7 @@ async fn a_connection_with_half_a_request_on_it_is_not_used_again() {
     let rig = Rig::in_front_of(backend.address, "");
     let mut client = rig.client().await;
     client
-        .write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf")
+        .write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 90000\r\n\r\nhalf")
         .await;
     let mut upstream = backend.accept().await;
     upstream.until("half").await;

@@ -32,6 +32,7 @@ pub(super) fn edge(dir: &tempfile::TempDir, host: &str) -> (Edge, HostFile) {
     let edge = Edge {
         host: file.host().clone(),
         agent: AgentId::new("a1").ok(),
+        ..Edge::default()
     };
     (edge, file)
 }
@@ -169,6 +170,7 @@ fn named(agent: &str) -> Rig {
     let edge = Edge {
         host: Arc::new(ArcSwap::default()),
         agent: AgentId::new(agent).ok(),
+        ..Edge::default()
     };
     Rig::on(&[local()], &edge)
 }

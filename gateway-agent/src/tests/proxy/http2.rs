@@ -20,14 +20,14 @@ use super::{
 };
 use crate::admit::{recorder::Tally, refusal::RefusalReason};
 
-type Sent = BoxBody<Bytes, Infallible>;
+pub(super) type Sent = BoxBody<Bytes, Infallible>;
 
-fn full(text: &'static str) -> Sent {
+pub(super) fn full(text: &'static str) -> Sent {
     Full::new(Bytes::from_static(text.as_bytes())).boxed()
 }
 
 /// A body with trailers.
-fn with_trailers(text: &'static str, trailers: &[(&'static str, &'static str)]) -> Sent {
+pub(super) fn with_trailers(text: &'static str, trailers: &[(&'static str, &'static str)]) -> Sent {
     let trailers: HeaderMap = trailers
         .iter()
         .map(|(name, value)| {
@@ -44,7 +44,7 @@ fn with_trailers(text: &'static str, trailers: &[(&'static str, &'static str)]) 
     BodyExt::boxed(StreamBody::new(stream::iter(frames.map(Ok))))
 }
 
-async fn client(address: SocketAddr) -> http2::SendRequest<Sent> {
+pub(super) async fn client(address: SocketAddr) -> http2::SendRequest<Sent> {
     let stream = TcpStream::connect(address).await.expect("someone listens");
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
     let (sender, connection) = handshake.expect("HTTP/2");
@@ -53,7 +53,9 @@ async fn client(address: SocketAddr) -> http2::SendRequest<Sent> {
 }
 
 /// An HTTP/2 backend that answers each request with `answer`.
-async fn backend<F>(answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static) -> SocketAddr
+pub(super) async fn backend<F>(
+    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+) -> SocketAddr
 where
     F: Future<Output = Response<Sent>> + Send + 'static,
 {
@@ -73,7 +75,7 @@ where
     address
 }
 
-fn grpc(body: Sent) -> Request<Sent> {
+pub(super) fn grpc(body: Sent) -> Request<Sent> {
     let request = Request::post("http://grpc.example/pkg.Service/Call");
     let request = request
         .header("content-type", "application/grpc")

@@ -4,16 +4,26 @@
 mod answers;
 mod connections;
 mod edge;
+mod endpoints;
+mod fallback;
+mod fresh;
+mod grpc;
+#[path = "../hostile/mod.rs"]
+mod hostile;
 mod http2;
 mod lifecycle;
 mod outcomes;
 mod passing;
+mod queue;
 mod renewal;
+mod retries;
 mod rig;
 mod routing;
+mod sight;
 mod steering;
 mod tls;
 mod upgrades;
+mod upstream_tls;
 mod websocket;
 
 /// A request without a body.

@@ -80,7 +80,7 @@ async fn a_backend_that_breaks_off_is_a_reset_wherever_it_does() {
     for begun in [
         "",
         "HTTP/1.1 200",
-        "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf",
+        "HTTP/1.1 200 OK\r\ncontent-length: 90000\r\n\r\nhalf",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\nnonsense\r\n",
     ] {
@@ -159,7 +159,7 @@ async fn a_client_that_leaves_in_its_own_body_is_no_outcome_and_cancels() {
     let rig = Rig::in_front_of(backend.address, "");
     let mut client = rig.client().await;
     client
-        .write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf")
+        .write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 90000\r\n\r\nhalf")
         .await;
     let mut upstream = backend.accept().await;
     upstream.until("half").await;
@@ -177,7 +177,7 @@ async fn a_slow_client_is_not_held_against_the_backend() {
     let backend = Scripted::start().await;
     let rig = Rig::in_front_of(backend.address, "timeouts: {response_headers: 60ms}");
     let mut slow = rig.client().await;
-    slow.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n")
+    slow.write("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
         .await;
     let mut upstream = backend.accept().await;
     upstream.head().await;
@@ -185,7 +185,7 @@ async fn a_slow_client_is_not_held_against_the_backend() {
     let mut later = rig.client().await;
     later.write(GET).await;
     assert!(later.head().await.starts_with("http/1.1 504"));
-    slow.write("slow").await;
+    slow.write("4\r\nslow\r\n0\r\n\r\n").await;
     upstream.until("slow").await;
     upstream.write(super::OK).await;
     assert!(slow.head().await.starts_with("http/1.1 200"));
@@ -270,7 +270,7 @@ async fn a_backend_that_answered_early_may_wait_for_the_client_s_body() {
     let timeouts = "timeouts: {connect: 50ms, response_headers: 100ms, total: 100ms}";
     let rig = Rig::in_front_of(backend.address, timeouts);
     let mut slow = rig.client().await;
-    slow.write("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\n")
+    slow.write("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
         .await;
     let mut upstream = backend.accept().await;
     upstream.head().await;
@@ -281,7 +281,7 @@ async fn a_backend_that_answered_early_may_wait_for_the_client_s_body() {
     let mut later = rig.client().await;
     later.write(GET).await;
     assert!(later.head().await.starts_with("http/1.1 504"));
-    slow.write("slow").await;
+    slow.write("4\r\nslow\r\n0\r\n\r\n").await;
     upstream.until("slow").await;
     upstream.write("0\r\n\r\n").await;
     slow.until("0\r\n\r\n").await;

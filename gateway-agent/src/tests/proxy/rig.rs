@@ -27,6 +27,7 @@ use crate::{
         listener::Listeners,
         server::{Edge, Server},
     },
+    sight::setup::Sight,
 };
 
 /// How long anything may take before a test gives up.
@@ -50,6 +51,7 @@ pub(super) struct Rig {
     wake: Arc<Notify>,
     drain: watch::Sender<bool>,
     server: Server,
+    pub(super) sight: Sight,
 }
 
 impl Rig {
@@ -68,16 +70,22 @@ impl Rig {
     pub(super) fn on(listeners: &[SocketAddr], edge: &Edge) -> Self {
         let table = Arc::new(ArcSwap::from_pointee(Snapshot::empty()));
         let wake = Arc::new(Notify::new());
+        let sight = Sight::new(1);
         let gate = CoreGate::new(0, table.clone(), Clock::new(), Arc::default());
         let listeners = Listeners::bind_all(listeners, 1).expect("free ports");
         let (drain, draining) = watch::channel(false);
-        let server = Server::start(listeners, vec![gate], edge, &draining).expect("a thread");
+        let edge = Edge {
+            sight: sight.clone(),
+            ..edge.clone()
+        };
+        let server = Server::start(listeners, vec![gate], &edge, &draining).expect("a thread");
         Self {
             address: server.addresses()[0],
             table,
             wake,
             drain,
             server,
+            sight,
         }
     }
 
@@ -139,9 +147,38 @@ impl Rig {
         service.way.store(Arc::new(next));
     }
 
+    /// Waits until every name of a region's endpoints has addresses.
+    pub(super) async fn resolved(&self, region: &str) {
+        let backend = self.backend(region);
+        let targets = || backend.live.reach.targets();
+        within(async {
+            while targets().iter().any(|target| target.address.is_none()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Waits until so many requests wait for a place at region `r`.
+    pub(super) async fn queued(&self, count: u32) {
+        let backend = self.backend("r");
+        within(async {
+            while backend.live.queue.len() != count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
     /// What callers of service `s` got.
     pub(super) fn served(&self, tally: Tally) -> u64 {
         self.table.load().services["s"].counters().get(tally)
+    }
+
+    /// Bytes and number of the kept answers.
+    pub(super) fn kept(&self) -> (u64, u64) {
+        let store = &self.table.load().cache;
+        (store.bytes(), store.entries())
     }
 
     /// What was counted for a region.
