@@ -18,6 +18,7 @@ struct Ends {
     backend: DuplexStream,
     drain: watch::Sender<bool>,
     tunnel: tokio::task::JoinHandle<()>,
+    pulse: Rc<Pulse>,
 }
 
 impl Ends {
@@ -25,9 +26,10 @@ impl Ends {
         let (client, near) = duplex(1024);
         let (backend, far) = duplex(1024);
         let (drain, draining) = watch::channel(false);
-        let pulse = Pulse::new(false, Instant::now(), Arc::default(), Crowd::default());
+        let pulse = Pulse::new(true, Instant::now(), Arc::default(), Crowd::default());
+        let pulse = Rc::new(pulse);
         let mut joined = Joined {
-            runs: Running::new(&Rc::new(pulse)),
+            runs: Running::new(&pulse),
             client: near,
             backend: far,
             up: Flow::new(Bytes::new(), websocket),
@@ -40,6 +42,7 @@ impl Ends {
             backend,
             drain,
             tunnel,
+            pulse,
         }
     }
 }
@@ -60,6 +63,23 @@ async fn a_tunnel_in_which_nothing_moves_ends() {
         let quiet = Instant::now();
         ends.tunnel.await.expect("no panic");
         assert_eq!(quiet.elapsed(), STREAM_IDLE);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_is_sent_pays_for_its_window_updates() {
+    locally(async {
+        let mut ends = Ends::new(true);
+        for _ in 0..100 {
+            ends.backend.write_all(&[0x89, 0]).await.expect("open");
+            ends.client.read_exact(&mut [0; 2]).await.expect("a ping");
+        }
+        assert!(ends.pulse.take_progress() >= 100);
+        // What it sends itself does not.
+        ends.client.write_all(&[0x8a, 0]).await.expect("open");
+        ends.backend.read_exact(&mut [0; 2]).await.expect("a pong");
+        assert_eq!(ends.pulse.take_progress(), 0);
     })
     .await;
 }

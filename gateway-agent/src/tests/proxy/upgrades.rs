@@ -2,10 +2,13 @@
 
 use super::{
     GET, OK,
-    rig::{Rig, Scripted, Wire, field},
+    rig::{Rig, Scripted, Wire, field, within},
+    steering::drill,
 };
 use crate::admit::{recorder::Tally, refusal::RefusalReason};
+use breaker_core::steering::Fault;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// An offer to speak `chat`, with more fields.
 fn offer(fields: &str) -> String {
@@ -107,6 +110,81 @@ async fn nothing_reaches_the_backend_before_its_101() {
         "GET /smuggled HTTP/1.1\r\nhost: a\r\n\r\n",
         "part of the tunnel now"
     );
+}
+
+#[tokio::test]
+async fn what_is_held_back_before_the_101_arrives_once_and_in_order() {
+    for length in [7, 50_000, 300_000] {
+        let backend = Scripted::start().await;
+        let rig = Rig::in_front_of(backend.address, CHAT);
+        let client = rig.client().await;
+        let early: String = (0..length)
+            .map(|n| char::from(b'a' + n as u8 % 23))
+            .collect();
+        let all = format!("{}{early}", offer(""));
+        // Not all of it is taken before the 101.
+        let (mut reader, mut writer) = client.0.into_split();
+        let write = tokio::spawn(async move {
+            let written = writer.write_all(all.as_bytes()).await;
+            written.expect("it is open");
+            writer
+        });
+        let mut upstream = backend.accept().await;
+        upstream.head().await;
+        upstream.quiet().await;
+        upstream.write(SWITCHED).await;
+        let mut arrived = vec![0; length];
+        upstream.fill(&mut arrived).await;
+        assert!(arrived == early.as_bytes(), "{length}");
+        let mut writer = within(write).await.expect("no panic");
+        writer.write_all(b"later").await.expect("it is open");
+        assert_eq!(upstream.until("later").await, "later");
+        drop(writer);
+        assert_eq!(upstream.rest().await, "");
+        drop(upstream);
+        let mut head = String::new();
+        let read = within(reader.read_to_string(&mut head)).await;
+        read.expect("an end");
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_keeps_answers_or_retries_switches_as_any() {
+    let kept = "fallback: {serve_fresh: true}";
+    let retried = "retry: {max_retries: 2}";
+    for settings in [kept, retried] {
+        let backend = Scripted::start().await;
+        let rig = Rig::in_front_of(backend.address, &format!("{settings}\n    {CHAT}"));
+        let (mut client, mut upstream) = chatting(&rig, &backend).await;
+        client.write("ping").await;
+        assert_eq!(upstream.until("ping").await, "ping");
+        client.close_after(&mut upstream).await;
+        // An attempt that failed is the last one.
+        let mut client = rig.client().await;
+        client.write(&offer("")).await;
+        drop(backend.accept().await);
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+        assert_eq!(rig.count("r", Tally::Reset), 1, "{settings}");
+    }
+}
+
+#[tokio::test]
+async fn a_drill_may_delay_it_or_fail_it() {
+    let backend = Scripted::start().await;
+    let rig = Rig::in_front_of(backend.address, CHAT);
+    drill(&rig, Fault::Delay(Duration::from_millis(30)));
+    let started = std::time::Instant::now();
+    let (mut client, mut upstream) = chatting(&rig, &backend).await;
+    assert!(started.elapsed() >= Duration::from_millis(30));
+    client.close_after(&mut upstream).await;
+    drill(&rig, Fault::Error);
+    let mut client = rig.client().await;
+    client.write(&offer("")).await;
+    let answer = client.rest().await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("reason=drill"), "{answer}");
 }
 
 #[tokio::test]
