@@ -64,7 +64,7 @@ pub(crate) async fn run(
         grpc,
         upgrade,
     } = asked;
-    // Which protocol it would be afterwards, and whether it went well, HTTP says.
+    // A request for another protocol is no call of gRPC, whatever it says.
     let grpc = grpc && upgrade.is_none();
     // Classify priority, shed key and caller.
     let idempotent = parts.method.is_idempotent() && !grpc;
@@ -87,7 +87,8 @@ pub(crate) async fn run(
         .endpoints
         .pick(core.roll())
         .ok_or(Fault::Internal)?;
-    // A request that switched protocols has no end, so it is never sent again.
+    // What was said on a connection that tried to switch is known to nobody, so such
+    // a request is never sent again.
     let retries = upstream.retries.as_deref();
     let retries = retries.filter(|_| upgrade.is_none());
     if let Some(retries) = retries {
