@@ -203,6 +203,7 @@ fn start(source: impl Fn() -> anyhow::Result<Source>) -> anyhow::Result<Vec<Agen
         let sockets = Sockets {
             listen: Listeners::bind(ANY, CORES)?,
             admin: TcpListener::bind(ANY)?,
+            handover: None,
         };
         Agent::start(settings, sockets).with_context(|| format!("agent {name} does not start"))
     };

@@ -233,6 +233,10 @@ const MAX_LIST: usize = 100;
 /// A protocol's name in `Upgrade`, made lower case.
 pub(crate) fn token(at: &At<'_>) -> Option<String> {
     let text = at.text()?;
+    if text.eq_ignore_ascii_case("h2c") {
+        at.error("\"h2c\" would carry requests past every route and limit: leave it out");
+        return None;
+    }
     if is_token(text) {
         return Some(text.to_ascii_lowercase());
     }

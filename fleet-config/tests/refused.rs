@@ -341,7 +341,7 @@ fn how_backends_are_spoken_to_must_make_sense() {
     timeouts: {per_try: 31s}
     protocol: quic
     tls: {server_name: 'a b', ca_file: '', key_file: k.pem}
-    upgrades: [websocket, 'web socket']
+    upgrades: [websocket, 'web socket', H2C]
     ejection: {consecutive_failures: 1001, base_ejection_time: 0s, max_ejection: 0%}
     limits: {max_connections: 0}
     retry: {grpc_codes: [UNAVAILABLE, OK]}
@@ -354,6 +354,7 @@ fn how_backends_are_spoken_to_must_make_sense() {
     fleet.yaml:9: services.pay.tls.ca_file: "" is not a file: use a path, for example /etc/rampmeter/ca.pem
     fleet.yaml:9: services.pay.tls: cert_file and key_file belong together: give both, or neither
     fleet.yaml:10: services.pay.upgrades[1]: "web socket" is not a protocol's name: use a word such as websocket
+    fleet.yaml:10: services.pay.upgrades[2]: "h2c" would carry requests past every route and limit: leave it out
     fleet.yaml:11: services.pay.ejection.consecutive_failures: 1001 is out of range: use 0 to 1000
     fleet.yaml:11: services.pay.ejection.base_ejection_time: 0s is out of range: use 1s to 1h
     fleet.yaml:11: services.pay.ejection.max_ejection: "0%" is out of range: use more than 0%, at most 100%

@@ -37,7 +37,7 @@ use crate::{
     probe::prober,
     serve::{
         capacity::{self, Memory},
-        listener::Listeners,
+        handover::{Copies, Successor, Waiting},
         server::{Edge, Server},
     },
     sight::{
@@ -45,6 +45,8 @@ use crate::{
         setup::Sight,
     },
 };
+
+pub use crate::sockets::{Handover, Sockets};
 
 /// What an agent is told at its start.
 #[derive(Debug)]
@@ -70,15 +72,6 @@ pub enum Source {
     ControlPlane(Vec<ControlPlane>),
     /// Nobody: this fleet file, and local breakers only.
     File(PathBuf),
-}
-
-/// Where it listens.
-#[derive(Debug)]
-pub struct Sockets {
-    /// For requests.
-    pub listen: Listeners,
-    /// For `/metrics`, `/state` and the like.
-    pub admin: TcpListener,
 }
 
 /// Why an agent cannot start.
@@ -114,7 +107,18 @@ pub struct Agent {
     stop: watch::Sender<bool>,
     reload: Reload,
     sight: Sight,
-    ended: oneshot::Receiver<()>,
+    ended: oneshot::Receiver<End>,
+}
+
+/// How an agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was told to.
+    Stopped,
+    /// Another one serves in its place.
+    Succeeded,
+    /// It broke.
+    Failed,
 }
 
 impl Agent {
@@ -138,8 +142,19 @@ impl Agent {
         let mut control = Control::new(identity, settings.cores);
         control.keep_answers(settings.host.host().load().config.cache_bytes);
         let link = prepare(&mut control, settings.source, state_dir.as_ref())?;
+        let handover = sockets.handover;
+        let takes_over = handover.as_ref().is_some_and(|h| h.predecessor.is_some());
+        if takes_over && !control.is_ready() {
+            let why = "cannot take over from another agent: there is no configuration yet";
+            return Err(StartError::Config(why.to_owned()));
+        }
+        let copies = handover
+            .as_ref()
+            .map(|_| Copies::of(&sockets.listen, &sockets.admin));
+        let copies = copies.transpose()?;
 
         let (stop, stopping) = watch::channel(false);
+        let (drain, draining) = watch::channel(false);
         let (ended_tx, ended) = oneshot::channel();
         let reload = Reload::default();
         let agent = Self {
@@ -163,7 +178,7 @@ impl Agent {
         };
         let mut desk = Desk::new(&control.sight, agent.id.as_str());
         desk.follow(&settings.host.host().load().config);
-        let server = Server::start(sockets.listen, gates, &edge, &stopping)?;
+        let server = Server::start(sockets.listen, gates, &edge, &draining)?;
         let beside = Beside {
             control: Shared::new(control),
             link,
@@ -174,6 +189,8 @@ impl Agent {
             address: agent.listen,
             reload,
             stopping,
+            drain,
+            handover: handover.zip(copies),
         };
         thread::Builder::new()
             .name("control".to_owned())
@@ -183,11 +200,10 @@ impl Agent {
                     .enable_all()
                     .build_local(local)
                 {
-                    Ok(runtime) => runtime.block_on(beside.run(server)),
+                    // Nobody may be waiting for it.
+                    Ok(runtime) => drop(ended_tx.send(runtime.block_on(beside.run(server)))),
                     Err(error) => tracing::error!(%error, "the control thread cannot run"),
                 }
-                // Nobody may be waiting for it.
-                let _ = ended_tx.send(());
             })?;
         Ok(agent)
     }
@@ -208,8 +224,8 @@ impl Agent {
     }
 
     /// Waits for an end that nobody asked for.
-    pub async fn ended(&mut self) {
-        let _ = (&mut self.ended).await;
+    pub async fn ended(&mut self) -> End {
+        (&mut self.ended).await.unwrap_or(End::Failed)
     }
 }
 
@@ -313,24 +329,35 @@ struct Beside {
     desk: Desk,
     reload: Reload,
     stopping: watch::Receiver<bool>,
+    /// Tells the cores to drain.
+    drain: watch::Sender<bool>,
+    handover: Option<(Handover, Copies)>,
 }
 
 impl Beside {
-    /// Until stopped, and then until the last request, report and goodbye.
-    async fn run(self, server: Server) {
+    /// Until stopped or succeeded, and then until the last request, report and
+    /// goodbye.
+    async fn run(self, server: Server) -> End {
         let control = self.control;
         let (finish, finishing) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn_local(drive::run(control.clone(), finishing.clone()));
         tasks.spawn_local(prober::run(control.clone(), finishing.clone()));
-        tasks.spawn_local(port::serve(
+        let waiting = match self.handover {
+            Some((handover, copies)) => handover.wait(copies).await,
+            None => None,
+        };
+        // What only one of two agents may do.
+        let (leave, leaving) = watch::channel(false);
+        let mut alone = JoinSet::new();
+        alone.spawn_local(port::serve(
             self.admin,
             control.clone(),
             self.stopping.clone(),
-            finishing.clone(),
+            leaving.clone(),
         ));
         if let Some(dir) = self.state_dir {
-            tasks.spawn_local(memory::keep(control.clone(), dir, finishing.clone()));
+            alone.spawn_local(memory::keep(control.clone(), dir, leaving.clone()));
         }
         let host = self.host.host().clone();
         tasks.spawn_local(desk::run(self.desk, host, finishing.clone()));
@@ -344,7 +371,7 @@ impl Beside {
         match self.link {
             Way::Stream(addresses) => {
                 let dialer = Dialer::new(control.clone(), addresses, self.address);
-                tasks.spawn_local(dialer.run(finishing));
+                alone.spawn_local(dialer.run(leaving));
             }
             Way::File { path, text } => {
                 tasks.spawn_local(alone::watch(
@@ -357,11 +384,38 @@ impl Beside {
             }
         }
         let mut stopping = self.stopping;
-        stopped(&mut stopping).await;
+        let successor = tokio::select! {
+            () = stopped(&mut stopping) => None,
+            successor = next(waiting.as_ref()) => Some(successor),
+        };
+        // The copies go first: what waits in a queue that closes with the last of
+        // them would be reset.
+        drop(waiting);
+        let end = match successor {
+            None => End::Stopped,
+            Some(successor) => {
+                leave.send_replace(true);
+                while alone.join_next().await.is_some() {}
+                successor.leave().await;
+                End::Succeeded
+            }
+        };
         tracing::info!("draining");
+        self.drain.send_replace(true);
         server.ended().await;
+        leave.send_replace(true);
         finish.send_replace(true);
+        while alone.join_next().await.is_some() {}
         while tasks.join_next().await.is_some() {}
         tracing::info!("stopped");
+        end
+    }
+}
+
+/// The successor, if one is awaited.
+async fn next(waiting: Option<&Waiting>) -> Successor {
+    match waiting {
+        Some(waiting) => waiting.successor().await,
+        None => std::future::pending().await,
     }
 }

@@ -96,6 +96,12 @@ pub struct Cli {
     #[arg(long, env = "RAMPMETER_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
+    /// Unix socket through which a new agent takes over from the one that runs: it
+    /// gets the listening sockets, and once it serves, the old one drains and exits.
+    /// No connection is refused meanwhile. With --control-plane it needs --state-dir.
+    #[arg(long, env = "RAMPMETER_HANDOVER", value_name = "PATH")]
+    pub handover: Option<PathBuf>,
+
     /// Threads that serve requests, 1 to 1024; without it, one for each core.
     #[arg(long, visible_alias = "workers", env = "RAMPMETER_CORES", value_name = "N", value_parser = cores)]
     pub cores: Option<usize>,
@@ -118,6 +124,11 @@ impl Cli {
     /// When the host file is of no use, in sentences.
     pub fn settings(self) -> Result<Settings, String> {
         let all = || thread::available_parallelism().map_or(1, usize::from);
+        if self.handover.is_some() && self.config.is_none() && self.state_dir.is_none() {
+            let why = "--handover needs --state-dir: a successor must have a configuration \
+                       before it takes connections";
+            return Err(why.to_owned());
+        }
         let host = HostFile::open(self.host_config)?;
         Ok(Settings {
             id: self.id,

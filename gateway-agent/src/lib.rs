@@ -34,6 +34,7 @@ mod request;
 pub mod serve;
 mod short;
 mod sight;
+mod sockets;
 
 #[cfg(test)]
 mod tests;

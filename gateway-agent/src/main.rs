@@ -1,13 +1,11 @@
 //! `gateway-agent`: parse, bind, serve until told to stop.
 
-use std::{io::IsTerminal, net::TcpListener, process::ExitCode};
+use std::{io::IsTerminal, process::ExitCode};
 
-use anyhow::Context;
 use clap::Parser;
 use gateway_agent::{
-    agent::{Agent, Sockets},
+    agent::{Agent, End, Sockets},
     cli::{self, Cli},
-    serve::listener::Listeners,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -39,15 +37,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let (listen, admin) = (cli.listen, cli.admin);
+    let (listen, admin, handover) = (cli.listen, cli.admin, cli.handover.clone());
     let settings = cli.settings().map_err(anyhow::Error::msg)?;
     let addresses = cli::addresses(listen, &settings.host.host().load());
     let addresses = addresses.map_err(anyhow::Error::msg)?;
-    let sockets = Sockets {
-        listen: Listeners::bind_all(&addresses, settings.cores)?,
-        admin: TcpListener::bind(admin)
-            .with_context(|| format!("cannot listen on --admin {admin}"))?,
-    };
+    let sockets = Sockets::open(&addresses, admin, settings.cores, handover).await;
+    let sockets = sockets.map_err(anyhow::Error::msg)?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -64,7 +59,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             _ = hang_up.recv() => agent.reload(),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = agent.ended() => {
+            end = agent.ended() => {
+                if end == End::Succeeded {
+                    return Ok(ExitCode::SUCCESS);
+                }
                 eprintln!("gateway-agent: stopped by itself; the log says why");
                 return Ok(ExitCode::FAILURE);
             }

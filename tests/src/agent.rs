@@ -24,6 +24,8 @@ pub struct AgentStart {
     pub config: Option<PathBuf>,
     /// Where it keeps what it must not forget.
     pub state_dir: PathBuf,
+    /// Where it takes over from the one before, if one runs there.
+    pub handover: Option<PathBuf>,
 }
 
 /// A running `gateway-agent`.
@@ -48,6 +50,7 @@ impl AgentStart {
             control_plane: Some(control_plane.to_owned()),
             config: None,
             state_dir: state.join(id),
+            handover: None,
         }
     }
 
@@ -85,6 +88,9 @@ impl AgentStart {
         command.arg("--state-dir").arg(&self.state_dir);
         if let Some(url) = &self.control_plane {
             command.args(["--control-plane", url]);
+        }
+        if let Some(path) = &self.handover {
+            command.arg("--handover").arg(path);
         }
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);

@@ -25,6 +25,9 @@ const MAX_CONNECTIONS: usize = 64;
 /// For a whole connection: a scraper that keeps one open reconnects.
 const MAX_CONNECTION: Duration = Duration::from_secs(60);
 
+/// For answers that are being written when the port is left to a successor.
+const LAST_ANSWERS: Duration = Duration::from_millis(250);
+
 /// From connecting to a whole request header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -46,7 +49,7 @@ pub async fn serve(
     loop {
         let (stream, _) = tokio::select! {
             accepted = listener::next(async || socket.accept().await) => accepted,
-            () = stopped(&mut finish) => return,
+            () = stopped(&mut finish) => break,
         };
         while connections.try_join_next().is_some() {}
         let Ok(place) = places.clone().try_acquire_owned() else {
@@ -73,6 +76,10 @@ pub async fn serve(
             let _ = timeout(MAX_CONNECTION, connection).await;
         });
     }
+    drop(socket);
+    let last = async { while connections.join_next().await.is_some() {} };
+    // Those that idle are cut.
+    let _ = timeout(LAST_ANSWERS, last).await;
 }
 
 fn answer(method: &Method, path: &str, control: &Shared, draining: bool) -> Response<Full<Bytes>> {

@@ -101,6 +101,14 @@ impl Permit {
         self.record(class);
     }
 
+    /// The backend switched protocols: a success, known now, though the request
+    /// keeps its place in flight until the tunnel has ended.
+    pub(crate) fn switched(mut self) -> Stay {
+        self.finished = true;
+        self.tell(OutcomeClass::Success);
+        Stay(self.cell.clone())
+    }
+
     /// Records the outcome of an attempt that another may follow. What the caller
     /// sees is not known yet, so the service's count is owed.
     pub fn finish_attempt(self, class: OutcomeClass, retry_after: Option<Duration>) -> Owed {
@@ -137,6 +145,10 @@ impl Permit {
     fn record(&mut self, class: OutcomeClass) {
         self.finished = true;
         self.cell.leave();
+        self.tell(class);
+    }
+
+    fn tell(&mut self, class: OutcomeClass) {
         match class {
             OutcomeClass::Success => self.counts().count(Tally::Success),
             OutcomeClass::Failure(_) | OutcomeClass::Overload if !self.tentative => {
@@ -165,6 +177,16 @@ impl Permit {
         if urgent {
             self.cell.live.wake.notify_one();
         }
+    }
+}
+
+/// A place in flight that outlasts the outcome.
+#[derive(Debug)]
+pub(crate) struct Stay(Arc<Cell>);
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.0.leave();
     }
 }
 

@@ -118,16 +118,22 @@ struct Answered {
 }
 
 /// No response.
-struct Failed {
-    why: Failure,
+pub(crate) struct Failed {
+    pub(crate) why: Failure,
     /// The request, if it may be sent again: nothing of it was written, or it may
     /// be done twice.
-    again: Option<Box<Request<Upload>>>,
+    pub(crate) again: Option<Box<Request<Upload>>>,
 }
 
 impl Failed {
     /// Records it.
-    fn conclude(self, permit: Permit, load: &Load, waited: Duration, call: Call<'_>) -> Attempt {
+    pub(crate) fn conclude(
+        self,
+        permit: Permit,
+        load: &Load,
+        waited: Duration,
+        call: Call<'_>,
+    ) -> Attempt {
         let fault = self.why.fault();
         let hopeful = call.retry.is_some() && self.why.is_worth_it();
         let request = self
@@ -320,7 +326,7 @@ fn went_stale(why: &Failure, connection: &Connection) -> bool {
 }
 
 /// Turns a backend's response into ours.
-fn deliver(
+pub(crate) fn deliver(
     (response, spare): (Response<Incoming>, Option<Box<Request<Upload>>>),
     mut exchange: Exchange,
     (waited, left): (Duration, Duration),

@@ -10,15 +10,20 @@ use std::{
 };
 
 use breaker_core::OutcomeClass;
+use bytes::Bytes;
 use fleet_config::Endpoint;
 use futures_util::{
     FutureExt,
     future::{LocalBoxFuture, Shared},
 };
 use http::HeaderValue;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::{
+    http1::{self, Parts},
+    http2,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    sync::oneshot,
     task::JoinError,
     time::{Instant, timeout},
 };
@@ -150,12 +155,21 @@ impl Drop for Load {
 }
 
 /// Counts an open connection as long as it lives.
-struct Open(Rc<Pool>);
+#[derive(Debug)]
+pub(crate) struct Open(Rc<Pool>);
 
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.update(|n| n - 1);
     }
+}
+
+/// A connection that no longer speaks HTTP.
+pub(crate) struct Switched {
+    pub(crate) backend: Stream,
+    /// What came right after the 101.
+    pub(crate) early: Bytes,
+    pub(crate) open: Open,
 }
 
 impl Pool {
@@ -244,6 +258,34 @@ impl Pool {
         }
     }
 
+    /// A connection for one request, HTTP/1.1, that may switch protocols. What it
+    /// switched to comes out of the channel, if it does.
+    pub(crate) async fn connect_to_switch(
+        self: &Rc<Self>,
+        limit: Duration,
+    ) -> Result<(Connection, oneshot::Receiver<Switched>), ConnectError> {
+        let (stream, open) = self.clone().open(false, limit).await?;
+        let (sender, task) = http1_builder()
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(handshake_failed)?;
+        let (out, switched) = oneshot::channel();
+        tokio::task::spawn_local(async move {
+            // How it ends without switching, its request is told.
+            if let Ok(Parts { io, read_buf, .. }) = task.without_shutdown().await {
+                let backend = io.into_inner();
+                // Nobody takes it if it did not switch.
+                let _ = out.send(Switched {
+                    backend,
+                    early: read_buf,
+                    open,
+                });
+            }
+        });
+        let connection = Connection::http1(sender, self.clone(), false);
+        Ok((connection, switched))
+    }
+
     /// Keeps a connection for later; one whose task has not seen the end of its
     /// request yet, once it has.
     pub(crate) fn keep(self: Rc<Self>, mut sender: http1::SendRequest<Upload>, idle: Duration) {
@@ -328,10 +370,7 @@ impl Pool {
         limit: Duration,
     ) -> Result<http1::SendRequest<Upload>, ConnectError> {
         let (stream, open) = self.open(false, limit).await?;
-        let (sender, task) = http1::Builder::new()
-            .max_headers(MAX_HEADERS)
-            .max_header_size(MAX_HEADER_BYTES)
-            .max_buf_size(MAX_BUFFER_BYTES)
+        let (sender, task) = http1_builder()
             .handshake(TokioIo::new(stream))
             .await
             .map_err(handshake_failed)?;
@@ -402,6 +441,15 @@ impl Pool {
             tracing::warn!(endpoint = %self.endpoint(), %why, "no TLS connection to an endpoint");
         }
     }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .max_headers(MAX_HEADERS)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(MAX_BUFFER_BYTES);
+    builder
 }
 
 fn handshake_failed(error: hyper::Error) -> ConnectError {

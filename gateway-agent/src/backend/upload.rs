@@ -170,6 +170,15 @@ impl Upload {
         Self::of(body, max_bytes, pace, source)
     }
 
+    /// No body, of a request that may switch protocols.
+    pub(crate) fn none(progress: Rc<Progress>) -> Self {
+        let pace = Pace {
+            idle: Duration::ZERO,
+            trickle: None,
+        };
+        Self::with(Source::None, progress, pace, 0)
+    }
+
     fn of(
         body: Incoming,
         max_bytes: Option<u64>,

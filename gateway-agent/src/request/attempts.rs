@@ -28,6 +28,7 @@ use crate::{
         rejection::Rejection,
         retries::Trip,
         router::Destination,
+        upgrade::Upgrade,
     },
     sight::telling::Telling,
 };
@@ -42,6 +43,8 @@ pub(crate) struct Asked {
     /// Normalised, without query.
     pub(crate) path: String,
     pub(crate) grpc: bool,
+    /// It asks to switch protocols, as it may.
+    pub(crate) upgrade: Option<Box<Upgrade>>,
 }
 
 /// Gets a service's answer to a request.
@@ -59,7 +62,10 @@ pub(crate) async fn run(
         authority,
         path,
         grpc,
+        upgrade,
     } = asked;
+    // A request for another protocol is no call of gRPC, whatever it says.
+    let grpc = grpc && upgrade.is_none();
     // Classify priority, shed key and caller.
     let idempotent = parts.method.is_idempotent() && !grpc;
     let wish = destination.ranking.wish(&parts.headers, idempotent);
@@ -81,7 +87,10 @@ pub(crate) async fn run(
         .endpoints
         .pick(core.roll())
         .ok_or(Fault::Internal)?;
+    // What was said on a connection that tried to switch is known to nobody, so such
+    // a request is never sent again.
     let retries = upstream.retries.as_deref();
+    let retries = retries.filter(|_| upgrade.is_none());
     if let Some(retries) = retries {
         retries.request(core.second());
     }
@@ -110,7 +119,8 @@ pub(crate) async fn run(
         false => Upload::new(body, destination.max_request_bytes, pace),
     };
     telling.uploads(body.progress());
-    let http2 = (grpc || upstream.http2).then(|| pool.endpoint().scheme);
+    let http2 = grpc || (upstream.http2 && upgrade.is_none());
+    let http2 = http2.then(|| pool.endpoint().scheme);
     let mut request = outgoing(parts, &path, host, (client, &core.via), http2, body)?;
     let decision = permit.version();
     let bounded = deadline.as_ref().map(|deadline| {
@@ -119,7 +129,7 @@ pub(crate) async fn run(
     });
     let timeouts = bounded.as_deref().unwrap_or(&upstream.timeouts);
     let at = (upstream, &pool);
-    let mut attempt = send(permit, at, timeouts, request, call, telling).await;
+    let mut attempt = send(permit, at, timeouts, (request, upgrade), call, telling).await;
     // Retry: the rare case, so its future is boxed.
     if let Some(again) = attempt.again.take() {
         let trip = Trip {
@@ -136,13 +146,13 @@ pub(crate) async fn run(
     conclude(attempt.answer, upstream, decision)
 }
 
-/// Makes one attempt. A drill is the rare case, so its future is boxed: every
-/// request's would have to be as large.
+/// Makes one attempt. Drills and other protocols are rare cases, so their futures
+/// are boxed: every request's would have to be as large.
 pub(crate) fn send<'a>(
     permit: Permit,
     (upstream, pool): (&'a Upstream, &'a Rc<Pool>),
     timeouts: &'a Timeouts,
-    mut request: Request<Upload>,
+    (mut request, upgrade): (Request<Upload>, Option<Box<Upgrade>>),
     call: Call<'a>,
     telling: &'a mut Telling,
 ) -> impl Future<Output = Attempt> + use<'a> {
@@ -150,11 +160,16 @@ pub(crate) fn send<'a>(
     let headers = request.headers_mut();
     let at = (&upstream.name, pool.endpoint());
     telling.attempt(at, permit.version(), http2, headers);
-    let sent = match permit.fault() {
-        None => Either::Left(forward(permit, pool, timeouts, request, call)),
-        Some(fault) => {
-            let rehearsal = drill::rehearse(permit, fault, pool, timeouts, request, call);
-            Either::Right(Box::pin(rehearsal))
+    let sent = match (permit.fault(), upgrade) {
+        (None, None) => Either::Left(forward(permit, pool, timeouts, request, call)),
+        (None, Some(upgrade)) => {
+            let switching = upgrade.forward(permit, pool, timeouts, request, call);
+            Either::Right(switching.boxed_local())
+        }
+        (Some(fault), upgrade) => {
+            let sent = (request, upgrade);
+            let rehearsal = drill::rehearse(permit, fault, pool, timeouts, sent, call);
+            Either::Right(rehearsal.boxed_local())
         }
     };
     sent.map(|attempt| {

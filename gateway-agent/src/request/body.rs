@@ -12,6 +12,7 @@ use http_body::{Frame, SizeHint};
 use crate::{
     backend::relay::{Broken, Relay},
     cache::fill::Tee,
+    serve::tunnel::Tunnel,
     sight::watched::Watched,
 };
 
@@ -28,6 +29,19 @@ pub(crate) enum Body {
     Watched(Box<Watched>),
     /// A backend's, copied as it comes.
     Tee(Box<Tee>),
+    /// None, but a backend that has switched protocols, to be joined to the client.
+    Tunnel(Box<Tunnel>),
+}
+
+impl Body {
+    /// The backend to join the client to.
+    pub(crate) fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
+        let switched = matches!(self, Self::Tunnel(_));
+        match switched.then(|| std::mem::replace(self, Self::Empty)) {
+            Some(Self::Tunnel(tunnel)) => Some(tunnel),
+            _ => None,
+        }
+    }
 }
 
 impl http_body::Body for Body {
@@ -42,17 +56,19 @@ impl http_body::Body for Body {
             Self::Relay(relay) => return relay.poll_frame(cx),
             Self::Watched(body) => return body.poll_frame(cx),
             Self::Tee(tee) => return tee.poll_frame(cx),
-            Self::Empty | Self::Full(_) => {}
+            Self::Empty | Self::Full(_) | Self::Tunnel(_) => {}
         }
         match std::mem::replace(&mut *self, Self::Empty) {
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            Self::Empty | Self::Relay(_) | Self::Tee(_) | Self::Watched(_) => Poll::Ready(None),
+            Self::Empty | Self::Relay(_) | Self::Tee(_) | Self::Watched(_) | Self::Tunnel(_) => {
+                Poll::Ready(None)
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::Tunnel(_) => true,
             Self::Full(_) => false,
             Self::Relay(relay) => relay.is_end_stream(),
             Self::Watched(body) => body.is_end_stream(),
@@ -62,7 +78,7 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
+            Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Relay(relay) => relay.size_hint(),
             Self::Watched(body) => body.size_hint(),

@@ -18,7 +18,7 @@ use crate::{
         pool::Pool,
         upload::Upload,
     },
-    request::answer::Fault,
+    request::{answer::Fault, upgrade::Upgrade},
 };
 
 /// gRPC's `UNAVAILABLE`: what a call that a drill fails is answered with.
@@ -30,7 +30,7 @@ pub(crate) async fn rehearse(
     fault: steering::Fault,
     pool: &Rc<Pool>,
     timeouts: &Timeouts,
-    request: Request<Upload>,
+    (request, upgrade): (Request<Upload>, Option<Box<Upgrade>>),
     call: Call<'_>,
 ) -> Attempt {
     let (kind, waited) = match fault {
@@ -44,7 +44,10 @@ pub(crate) async fn rehearse(
         steering::Fault::Delay(by) => {
             sleep(by).await;
             permit.delayed(by);
-            return forward(permit, pool, timeouts, request, call).await;
+            return match upgrade {
+                None => forward(permit, pool, timeouts, request, call).await,
+                Some(upgrade) => upgrade.forward(permit, pool, timeouts, request, call).await,
+            };
         }
     };
     let hopeful = |retry| is_worth_it(kind, retry, &request, call.grpc);

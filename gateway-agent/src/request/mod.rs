@@ -14,3 +14,4 @@ pub(crate) mod ranking;
 pub(crate) mod rejection;
 pub(crate) mod retries;
 pub(crate) mod router;
+pub(crate) mod upgrade;

@@ -21,6 +21,7 @@ use crate::{
         intake::{self, Target},
         rejection::Rejection,
         router::Destination,
+        upgrade::{self, Offer},
     },
     sight::telling::Telling,
 };
@@ -82,7 +83,8 @@ async fn handle(
     telling: &mut Telling,
 ) -> Result<Response<Body>, Rejection> {
     let table = core.table();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    upgrade::translate(&mut parts);
     // Normalise and refuse.
     let target = intake::inspect(&parts, &client.host.limits).map_err(Fault::Unfit)?;
     if core.via.is_in(&parts.headers) {
@@ -92,16 +94,20 @@ async fn handle(
     let destination = route(&table, &parts, &target).ok_or(Fault::NoRoute)?;
     telling.service(&destination.service.name);
     check_declared_length(destination, &body)?;
+    let offer = Offer::of(&parts, body.is_end_stream(), &destination.upgrades)?;
+    let last = offer.is_last_on_its_connection();
     let asked = Asked {
         authority: target.authority.to_owned(),
         path: target.path.into_owned(),
         parts,
         body,
         grpc,
+        upgrade: offer.accepted(),
     };
     // Look for a kept answer, or fall back on one, where the service has any. Few
     // do, so the others' futures need not be as large.
-    let mut response = if let Some(kept) = &destination.service.kept {
+    let kept = destination.service.kept.as_ref();
+    let mut answered = if let Some(kept) = kept.filter(|_| asked.upgrade.is_none()) {
         let way = cache::run::Way {
             core: core.clone(),
             table: table.clone(),
@@ -109,14 +115,19 @@ async fn handle(
             client: client.clone(),
             kept: kept.clone(),
         };
-        Box::pin(cache::run::run(way, asked, telling)).await?
+        Box::pin(cache::run::run(way, asked, telling)).await
     } else {
         // Admit, pick, forward, retry.
-        attempts::run(core, &table, destination, client, asked, telling).await?
+        attempts::run(core, &table, destination, client, asked, telling).await
     };
-    let version = response.version();
-    core.via.add_to(response.headers_mut(), version);
-    Ok(response)
+    if let Ok(response) = &mut answered {
+        let version = response.version();
+        core.via.add_to(response.headers_mut(), version);
+    }
+    match last {
+        false => answered,
+        true => Ok(upgrade::close_after(answered, grpc, telling)),
+    }
 }
 
 fn route<'t>(table: &'t Table, parts: &Parts, target: &Target<'_>) -> Option<&'t Rc<Destination>> {

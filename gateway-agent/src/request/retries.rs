@@ -78,7 +78,7 @@ impl<'a> Trip<'a> {
                 deadline.pass_on(request.headers_mut());
             }
             let (at, call) = ((upstream, &pool), self.call(upstream, nth));
-            last = send(permit, at, &timeouts, request, call, telling).await;
+            last = send(permit, at, &timeouts, (request, None), call, telling).await;
             spent += wait + last.waited;
             again = match last.again.take() {
                 Some(again) => again,

@@ -21,6 +21,8 @@ pub(crate) struct Destination {
     pub(crate) ranking: Ranking,
     /// Largest request body in bytes.
     pub(crate) max_request_bytes: Option<u64>,
+    /// Protocols that its requests may switch to, in lower case.
+    pub(crate) upgrades: Rc<[String]>,
 }
 
 /// All routes of a fleet. One for each core, so nothing in it is shared.
@@ -49,11 +51,13 @@ impl Router {
             let Some(settings) = config.services.get(name) else {
                 continue;
             };
+            let upgrades: Rc<[String]> = settings.upgrades.as_slice().into();
             for route in &settings.routes {
                 let destination = Rc::new(Destination {
                     service: service.clone(),
                     ranking: Ranking::new(route, settings),
                     max_request_bytes: route.max_request_bytes,
+                    upgrades: upgrades.clone(),
                 });
                 router.add(route, &destination);
             }

@@ -22,10 +22,16 @@ use futures_util::{FutureExt, future::Either};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::{
-    server::conn::{http1, http2},
+    server::conn::{
+        http1::{self, Parts},
+        http2,
+    },
     service::service_fn,
 };
-use hyper_util::{rt::TokioTimer, server::graceful::GracefulConnection};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
+};
 use tokio::{
     io::AsyncWriteExt,
     sync::watch,
@@ -48,9 +54,16 @@ use crate::{
         pulse::{Health, Pulse, Running},
         stalled::Streams,
         stream::Stream,
+        tunnel::Tunnel,
         watched::Watched,
     },
 };
+
+/// For one more request on an idle connection once a drain begins. It may be on its
+/// way already, and closing would lose it; its answer then says that it was the
+/// last. HTTP/2 says which requests it takes no more, but not every client sends
+/// those again.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
 
 /// For a connection that is told to end, until it is dropped.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -82,8 +95,10 @@ pub(crate) async fn serve(core: Rc<Core>, arrived: Arrived, drain: watch::Receiv
     ));
     let io = Watched::new(stream, first, http2, host.clone(), pulse.clone());
     let in_request = pulse.clone();
+    let in_tunnel = Rc::new(drain.clone());
     let service = service_fn(move |request| {
         let runs = Running::new(&in_request);
+        let drain = in_tunnel.clone();
         let unfit = in_request.refusal(request.method()).map(Fault::Unfit);
         let fault = unfit.or(in_request.is_crowded().then_some(Fault::Full));
         let answer = match fault {
@@ -93,7 +108,14 @@ pub(crate) async fn serve(core: Rc<Core>, arrived: Arrived, drain: watch::Receiv
             }
             None => Either::Right(proxy::serve(core.clone(), client.clone(), request)),
         };
-        answer.map(move |response| Ok::<_, Infallible>(tracked(response, runs)))
+        answer.map(move |mut response| {
+            match response.body_mut().take_tunnel() {
+                None => {}
+                Some(tunnel) if http2 => run_in_stream(tunnel, runs.again(), &drain),
+                Some(tunnel) => runs.ends_in(tunnel),
+            }
+            Ok::<_, Infallible>(tracked(response, runs))
+        })
     });
     match http2 {
         true => {
@@ -103,18 +125,44 @@ pub(crate) async fn serve(core: Rc<Core>, arrived: Arrived, drain: watch::Receiv
         }
         false => {
             let mut connection = http1_builder(limits).serve_connection(io, service);
-            let ended = drive(Pin::new(&mut connection), &pulse, drain).await;
-            if ended == Ended::Late {
-                let mut io = connection.into_parts().io;
-                // A client that does not take it has gone.
-                let told = match pulse.is_in_small_body() {
-                    true => answer::BODY_TIMEOUT,
-                    false => answer::HEADER_TIMEOUT,
-                };
-                let _ = timeout(GOODBYE, say_late(io.socket(), told)).await;
+            let ended = drive(Pin::new(&mut connection), &pulse, drain.clone()).await;
+            let tunnel = pulse.take_tunnel();
+            match ended {
+                Ended::Late => {
+                    let mut io = connection.into_parts().io;
+                    // A client that does not take it has gone.
+                    let told = match pulse.is_in_small_body() {
+                        true => answer::BODY_TIMEOUT,
+                        false => answer::HEADER_TIMEOUT,
+                    };
+                    let _ = timeout(GOODBYE, say_late(io.socket(), told)).await;
+                }
+                Ended::Whole => {
+                    if let Some(tunnel) = tunnel {
+                        // What its socket holds back of the client follows `read_buf`.
+                        let Parts { io, read_buf, .. } = connection.into_parts();
+                        let runs = Running::new(&pulse);
+                        // Boxed: every connection would have to be as large.
+                        Box::pin(tunnel.run(TokioIo::new(io), read_buf, drain, runs)).await;
+                    }
+                }
+                Ended::Cut => {}
             }
         }
     }
+}
+
+/// Joins a stream of HTTP/2 to its backend once it has its answer, as a request
+/// that runs for as long.
+fn run_in_stream(mut tunnel: Box<Tunnel>, runs: Running, drain: &watch::Receiver<bool>) {
+    let drain = drain.clone();
+    tokio::task::spawn_local(async move {
+        // A client that has gone did not get its answer.
+        if let Ok(stream) = (&mut tunnel.client).await {
+            let stream = TokioIo::new(stream);
+            tunnel.run(stream, Bytes::new(), drain, runs).await;
+        }
+    });
 }
 
 /// An answer on its way, as the connection's state wants it.
@@ -153,6 +201,8 @@ fn http2_builder(streams: Streams, limits: &HostLimits) -> http2::Builder<Stream
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
+        // For WebSocket (RFC 8441).
+        .enable_connect_protocol()
         .max_concurrent_streams(limits.max_streams)
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
@@ -165,8 +215,10 @@ fn http2_builder(streams: Streams, limits: &HostLimits) -> http2::Builder<Stream
 /// Why a connection is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// By itself, or because it idled or its client did not read.
-    Over,
+    /// By itself, after its last answer.
+    Whole,
+    /// It broke or idled, or its client did not read.
+    Cut,
     /// A header of HTTP/1 did not come in time.
     Late,
 }
@@ -179,23 +231,38 @@ async fn drive<C: GracefulConnection>(
 ) -> Ended {
     let mut look = pin!(sleep_until(Instant::now()));
     let mut draining = false;
+    let mut last_call = false;
     loop {
         tokio::select! {
             biased;
             // First, so that a response that is ready just now says so.
             _ = drain.wait_for(|drain| *drain), if !draining => {
-                connection.as_mut().graceful_shutdown();
                 draining = true;
+                last_call = pulse.rests();
+                match last_call {
+                    true => look.as_mut().reset(Instant::now() + LAST_REQUEST),
+                    false => connection.as_mut().graceful_shutdown(),
+                }
             }
-            // How it ended is the client's affair: its requests were settled.
-            _ = connection.as_mut() => return Ended::Over,
+            // How it broke is the client's affair: its requests were settled.
+            ended = connection.as_mut() => return match ended {
+                Ok(()) => Ended::Whole,
+                Err(_) => Ended::Cut,
+            },
+            () = pulse.busy(), if last_call => {
+                connection.as_mut().graceful_shutdown();
+                last_call = false;
+            }
             () = look.as_mut() => {
                 let now = Instant::now();
+                if std::mem::take(&mut last_call) {
+                    connection.as_mut().graceful_shutdown();
+                }
                 match pulse.check(now) {
                     Health::Fine(next) => look.as_mut().reset(next),
                     Health::Late => return Ended::Late,
-                    Health::Dead => return Ended::Over,
-                    Health::Idle if draining => return Ended::Over,
+                    Health::Dead => return Ended::Cut,
+                    Health::Idle if draining => return Ended::Cut,
                     Health::Idle => {
                         connection.as_mut().graceful_shutdown();
                         draining = true;
@@ -262,7 +329,6 @@ mod tests {
     };
     use arc_swap::ArcSwap;
     use http_body_util::{BodyExt, Empty};
-    use hyper_util::rt::TokioIo;
     use std::sync::Arc;
     use tokio::{
         io::AsyncReadExt,

@@ -1,5 +1,6 @@
 //! Taking connections: one listening socket for each core on each address, which
-//! the kernel spreads connections over.
+//! the kernel spreads connections over. It gives each its share whether or not
+//! anybody serves it, so all of them are served, however many there are.
 
 use std::{
     io,
@@ -22,7 +23,7 @@ pub struct Listeners {
 #[derive(Debug)]
 pub(crate) struct Port {
     pub(crate) address: SocketAddr,
-    /// One for each core.
+    /// One for each core; after a hand-over from an agent with more cores, more.
     pub(crate) sockets: Vec<TcpListener>,
 }
 
@@ -62,14 +63,37 @@ impl Listeners {
         self.ports.iter().map(|port| port.address).collect()
     }
 
-    /// For each core its sockets, in the order of the host file.
-    pub(crate) fn by_core(self) -> impl Iterator<Item = Vec<TcpListener>> {
-        let mut ports: Vec<_> = self
-            .ports
-            .into_iter()
-            .map(|port| port.sockets.into_iter())
-            .collect();
-        std::iter::from_fn(move || ports.iter_mut().map(Iterator::next).collect())
+    /// On the same addresses as `taken`, as far as they are still wanted, and newly
+    /// on the others. Sockets that nobody wants close with their own agent.
+    ///
+    /// # Errors
+    /// As [`Listeners::bind_all`].
+    pub(crate) fn take_over(
+        addresses: &[SocketAddr],
+        cores: usize,
+        mut taken: Vec<Port>,
+    ) -> io::Result<Self> {
+        let mut ports = Vec::new();
+        for address in addresses {
+            let known = taken.iter().position(|port| port.is_for(*address));
+            ports.push(match known {
+                Some(at) => taken.remove(at).widen(cores)?,
+                None => Self::bind_all(&[*address], cores)?.ports.remove(0),
+            });
+        }
+        Ok(Self { ports })
+    }
+
+    /// For each of `cores` its sockets, each with the place of its address in the
+    /// order of the host file.
+    pub(crate) fn by_core(self, cores: usize) -> Vec<Vec<(usize, TcpListener)>> {
+        let mut by_core: Vec<Vec<_>> = (0..cores).map(|_| Vec::new()).collect();
+        for (place, port) in self.ports.into_iter().enumerate() {
+            for (at, socket) in port.sockets.into_iter().enumerate() {
+                by_core[at % cores].push((place, socket));
+            }
+        }
+        by_core
     }
 }
 
@@ -83,6 +107,20 @@ impl Port {
             sockets.push(listen(address)?);
         }
         Ok(Self { address, sockets })
+    }
+
+    /// Port 0 is any port.
+    fn is_for(&self, wanted: SocketAddr) -> bool {
+        let any = wanted.port() == 0 && wanted.ip() == self.address.ip();
+        any || wanted == self.address
+    }
+
+    /// With a socket for each core at least.
+    fn widen(mut self, cores: usize) -> io::Result<Self> {
+        for _ in self.sockets.len()..cores {
+            self.sockets.push(listen(self.address)?);
+        }
+        Ok(self)
     }
 }
 

@@ -2,8 +2,10 @@
 
 pub(crate) mod capacity;
 pub(crate) mod connection;
+mod descriptors;
 pub(crate) mod executor;
 pub(crate) mod framing;
+pub mod handover;
 pub mod listener;
 mod meter;
 pub(crate) mod opening;
@@ -14,4 +16,6 @@ pub mod server;
 pub(crate) mod stalled;
 pub(crate) mod stream;
 pub(crate) mod tls;
+pub(crate) mod tunnel;
 pub(crate) mod watched;
+mod websocket;

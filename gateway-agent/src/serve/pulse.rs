@@ -2,12 +2,24 @@
 //! request, or stuck because the client does not read. Time limits are checked
 //! against it from outside, so that reading and writing only take notes.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
+use fleet_config::HostLimits;
 use http::Method;
 use tokio::time::Instant;
 
-use crate::{config::host::Host, request::intake::Unfit, serve::watched::REFUSED};
+use crate::{
+    config::host::Host,
+    request::intake::Unfit,
+    serve::{tunnel::Tunnel, watched::REFUSED},
+};
 
 /// What a connection must take or send within a body's idle time. Less is no slow
 /// link but someone who holds a place.
@@ -39,6 +51,8 @@ pub(crate) struct Pulse {
     /// Frames of answers since they were last asked for.
     progress: Cell<u32>,
     ending: Ending,
+    /// What the client is joined to after the 101 that is on its way to it.
+    tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
 /// All requests of a core.
@@ -107,6 +121,7 @@ impl Pulse {
             turn: Cell::new(None),
             progress: Cell::new(0),
             ending: Ending::default(),
+            tunnel: RefCell::new(None),
         }
     }
 
@@ -141,9 +156,32 @@ impl Pulse {
         self.crowd.running.get() > self.crowd.most
     }
 
+    /// Until a request runs, as seen right after the connection was polled.
+    pub(crate) fn busy(&self) -> impl Future<Output = ()> {
+        poll_fn(|_| match self.requests.get() {
+            0 => Poll::Pending,
+            _ => Poll::Ready(()),
+        })
+    }
+
+    /// Nothing runs, so the next move is the client's, and may be on its way already.
+    pub(crate) fn rests(&self) -> bool {
+        self.requests.get() == 0
+    }
+
     /// What was noted since the last call.
     pub(crate) fn take_turn(&self) -> Option<bool> {
         self.turn.take()
+    }
+
+    /// What the client is to be joined to once the connection has ended as HTTP.
+    pub(crate) fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+        self.tunnel.take()
+    }
+
+    /// The limits of its host.
+    pub(crate) fn limits(&self) -> &HostLimits {
+        &self.host.limits
     }
 
     /// Frames of answers since the last call.
@@ -233,6 +271,14 @@ impl Pulse {
         self.ending.dead.get()
     }
 
+    /// The client of a tunnel takes nothing. A stream of HTTP/2 is not all of its
+    /// connection.
+    pub(crate) fn give_up(&self) {
+        if !self.http2 {
+            self.ending.dead.set(true);
+        }
+    }
+
     /// From here on, another protocol is spoken.
     pub(crate) fn switch(&self) {
         self.ending.switched.set(true);
@@ -294,6 +340,16 @@ impl Running {
         Self(pulse.clone())
     }
 
+    /// Another one on the same connection.
+    pub(crate) fn again(&self) -> Self {
+        Self::new(&self.0)
+    }
+
+    /// It is the last one on its connection, which goes on in another protocol.
+    pub(crate) fn ends_in(&self, tunnel: Box<Tunnel>) {
+        *self.0.tunnel.borrow_mut() = Some(tunnel);
+    }
+
     /// Its connection's.
     pub(crate) fn pulse(&self) -> &Pulse {
         &self.0
@@ -301,7 +357,12 @@ impl Running {
 
     /// Its answer begins.
     pub(crate) fn answers(&self) {
-        self.0.progress.update(|n| n.saturating_add(1));
+        self.sends(1);
+    }
+
+    /// So many frames of its answer, or of what follows that, go out.
+    pub(crate) fn sends(&self, frames: u32) {
+        self.0.progress.update(|n| n.saturating_add(frames));
     }
 
     /// Its response's body was polled, and had something or not.

@@ -66,7 +66,7 @@ impl Server {
         let places = edge.places.clone();
         let count = gates.len();
         let mut cores = Vec::with_capacity(count);
-        for (gate, sockets) in gates.into_iter().zip(listeners.by_core()) {
+        for (gate, sockets) in gates.into_iter().zip(listeners.by_core(count)) {
             let runtime_places = places.clone();
             let edge = edge.clone();
             let drain = drain.clone();
@@ -99,7 +99,7 @@ impl Server {
 
 fn run_core(
     (gate, cores, edge): (CoreGate, usize, Edge),
-    sockets: Vec<std::net::TcpListener>,
+    sockets: Vec<(usize, std::net::TcpListener)>,
     places: &Places,
     drain: watch::Receiver<bool>,
 ) -> io::Result<()> {
@@ -107,7 +107,9 @@ fn run_core(
         .enable_all()
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
-        let listeners = sockets.into_iter().map(TcpListener::from_std);
+        let listeners = sockets.into_iter();
+        let listeners =
+            listeners.map(|(place, socket)| Ok((place, TcpListener::from_std(socket)?)));
         let listeners: Vec<_> = listeners.collect::<io::Result<_>>()?;
         let host = edge.host.clone();
         let core = Core::new(gate, cores, edge);
@@ -117,7 +119,7 @@ fn run_core(
         let upkeep = first.then(|| tokio::task::spawn_local(upkeep::run(core.clone())));
         let (open, mut all_closed) = mpsc::channel::<()>(1);
         let mut taking = JoinSet::new();
-        for (place, listener) in listeners.into_iter().enumerate() {
+        for (place, listener) in listeners {
             let door = Door {
                 core: core.clone(),
                 listener: place,
@@ -270,9 +272,9 @@ mod tests {
     async fn connections_that_wait_to_be_accepted_are_not_reset_by_a_drain() {
         let listeners = Listeners::bind(([127, 0, 0, 1], 0).into(), 1).expect("a port");
         let address = listeners.address();
-        let mut sockets = listeners.by_core().flatten();
-        let listener = sockets.next().map(TcpListener::from_std);
-        let listener = listener.expect("one core").expect("a socket");
+        let mut sockets = listeners.by_core(1).into_iter().flatten();
+        let (_, socket) = sockets.next().expect("one core");
+        let listener = TcpListener::from_std(socket).expect("a socket");
         let mut clients = Vec::new();
         for _ in 0..3 {
             clients.push(TcpStream::connect(address).await.expect("it listens"));

@@ -26,7 +26,7 @@ use crate::{
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-fn local() -> SocketAddr {
+pub(super) fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
@@ -52,6 +52,7 @@ fn start_on(
     let sockets = Sockets {
         listen: Listeners::bind_all(addresses, settings.cores).expect("free ports"),
         admin: TcpListener::bind(local()).expect("a free port"),
+        handover: None,
     };
     Agent::start(settings, sockets)
 }

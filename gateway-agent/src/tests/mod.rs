@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 mod apply;
 pub(crate) mod control;
+mod handover;
 pub(crate) mod pki;
 mod probing;
 mod proxy;

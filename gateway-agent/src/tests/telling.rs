@@ -28,6 +28,7 @@ fn start(dir: &Path) -> Agent {
     let sockets = Sockets {
         listen: Listeners::bind(local.into(), settings.cores).expect("a free port"),
         admin: TcpListener::bind(std::net::SocketAddr::from(local)).expect("a free port"),
+        handover: None,
     };
     Agent::start(settings, sockets).expect("it starts")
 }

@@ -41,6 +41,27 @@ async fn a_drain_finishes_what_runs_and_takes_nothing_new() {
 }
 
 #[tokio::test]
+async fn a_request_on_its_way_as_a_drain_begins_is_answered() {
+    let backend = Scripted::start().await;
+    let rig = Rig::in_front_of(backend.address, "");
+    let mut client = rig.client().await;
+    client.write(GET).await;
+    let mut upstream = backend.accept().await;
+    upstream.head().await;
+    upstream.write(OK).await;
+    client.until("ok").await;
+    rig.drain();
+    rig.closed().await;
+    client.write(GET).await;
+    upstream.head().await;
+    upstream.write(OK).await;
+    let answer = client.rest().await;
+    assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+    rig.ended().await;
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_an_error_also_for_one_of_us() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let first = Listeners::bind(any, 2).expect("a free port");

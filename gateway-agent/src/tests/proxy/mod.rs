@@ -22,7 +22,9 @@ mod routing;
 mod sight;
 mod steering;
 mod tls;
+mod upgrades;
 mod upstream_tls;
+mod websocket;
 
 /// A request without a body.
 const GET: &str = "GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";

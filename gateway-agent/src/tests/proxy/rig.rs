@@ -235,6 +235,16 @@ impl Rig {
         self.drain.send_replace(true);
     }
 
+    /// Waits until no new connection is taken.
+    pub(super) async fn closed(&self) {
+        within(async {
+            while TcpStream::connect(self.address).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+
     pub(super) async fn ended(self) {
         within(self.server.ended()).await;
     }
@@ -343,6 +353,46 @@ impl Wire {
     pub(super) async fn close(&mut self) {
         within(self.0.shutdown()).await.expect("it is open");
         assert_eq!(self.rest().await, "");
+    }
+
+    /// Says that nothing more will come.
+    pub(super) async fn end(&mut self) {
+        within(self.0.shutdown()).await.expect("it is open");
+    }
+
+    /// Ends, and then what it is joined to.
+    pub(super) async fn close_after(&mut self, other: &mut Self) {
+        self.end().await;
+        assert_eq!(other.rest().await, "");
+        other.end().await;
+        assert_eq!(self.rest().await, "");
+    }
+
+    /// Nothing has come, though there was time for it.
+    pub(super) async fn quiet(&mut self) {
+        let mut byte = [0];
+        let read = self.0.read(&mut byte);
+        let waited = tokio::time::timeout(Duration::from_millis(50), read).await;
+        waited.expect_err("something came");
+    }
+
+    /// Writes until nothing more is taken; returns how many bytes were.
+    pub(super) async fn write_until_stuck(&mut self) -> usize {
+        let mut sent = 0;
+        let mut write = async || {
+            let write = self.0.write(&[b'x'; 1 << 16]);
+            tokio::time::timeout(Duration::from_millis(200), write).await
+        };
+        while let Ok(written) = write().await {
+            sent += written.expect("it is open");
+        }
+        sent
+    }
+
+    /// Takes so many bytes.
+    pub(super) async fn take(&mut self, count: usize) {
+        let mut all = vec![0; count];
+        self.fill(&mut all).await;
     }
 
     /// Writes again and again until the other side has closed.

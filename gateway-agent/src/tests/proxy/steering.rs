@@ -23,7 +23,7 @@ fn half_of_all(way: &mut Way) {
     way.course = Course::Planned(Bands::new([(0.5, 0.0)]));
 }
 
-fn drill(rig: &Rig, fault: Fault) {
+pub(super) fn drill(rig: &Rig, fault: Fault) {
     rig.steer(|service, way| {
         way.drill = Some(Injection {
             id: "d1".to_owned(),

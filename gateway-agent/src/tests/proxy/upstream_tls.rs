@@ -91,7 +91,9 @@ impl Authority {
                     if let Ok(stream) = acceptor.accept(stream).await {
                         let http = auto::Builder::new(TokioExecutor::new());
                         let service = service_fn(answer);
-                        let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                        let _ = http
+                            .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                            .await;
                     }
                 });
             }
@@ -108,6 +110,9 @@ async fn answer(
         Version::HTTP_2 => "h2",
         _ => "h1",
     };
+    if request.headers().contains_key("upgrade") {
+        return Ok(echo(request));
+    }
     let scheme = request.uri().scheme_str().unwrap_or("-").to_owned();
     let seen = request.into_body().collect().await.expect("a body");
     let sum = seen.trailers().and_then(|trailers| trailers.get("x-sum"));
@@ -119,6 +124,20 @@ async fn answer(
     let body = StreamBody::new(futures_util::stream::iter(frames.map(Ok)));
     let response = Response::builder().header("trailer", "x-end");
     Ok(response.body(BodyExt::boxed(body)).expect("a response"))
+}
+
+/// Switches protocols, and sends back what comes then.
+fn echo(request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+    tokio::spawn(async move {
+        let stream = hyper::upgrade::on(request).await.expect("a stream");
+        let (mut from, mut to) = tokio::io::split(TokioIo::new(stream));
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    });
+    let response = Response::builder().status(101);
+    let response = response.header("connection", "upgrade");
+    let response = response.header("upgrade", "chat");
+    let body = http_body_util::Empty::new().boxed();
+    response.body(body).expect("a response")
 }
 
 fn fleet(endpoint: SocketAddr, ca: &Path, settings: &str, tls: &str) -> String {
@@ -160,6 +179,28 @@ async fn an_endpoint_with_a_good_certificate_is_asked_by_the_protocol_that_is_co
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(answer.contains(seen), "{answer}");
         assert!(answer.contains("x-end: 1"), "trailers pass: {answer}");
+        rig.settled(Tally::Success).await;
+    }
+}
+
+#[tokio::test]
+async fn protocols_are_switched_over_http_1_whatever_else_is_spoken() {
+    let authority = Authority::new();
+    let dir = trusting(&authority);
+    let ca = dir.path().join("ca.pem");
+    let endpoint = authority.server("127.0.0.1", None, BOTH).await;
+    for settings in ["", "protocol: http2\n    "] {
+        let settings = format!("{settings}upgrades: [chat]");
+        let rig = Rig::start(&fleet(endpoint, &ca, &settings, ""));
+        let mut client = rig.client().await;
+        let offer = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n";
+        client.write(&format!("{offer}early")).await;
+        let head = client.head().await;
+        assert!(head.starts_with("http/1.1 101 "), "{head}");
+        assert_eq!(client.until("early").await, "early");
+        client.write("late").await;
+        assert_eq!(client.until("late").await, "late");
+        drop(client);
         rig.settled(Tally::Success).await;
     }
 }

@@ -422,3 +422,27 @@ async fn what_is_told_changes_from_one_request_to_the_next() {
     );
     assert_eq!(text(second).lines().count(), 1);
 }
+
+#[tokio::test]
+async fn a_switch_of_protocols_is_a_line_as_soon_as_it_is_made() {
+    let endpoint = Scripted::start().await;
+    let logged = Logged::new(Rig::in_front_of(endpoint.address, "upgrades: [chat]"), 1.0);
+    let mut client = logged.rig.client().await;
+    client
+        .write("GET /c HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n")
+        .await;
+    let mut upstream = endpoint.accept().await;
+    upstream.head().await;
+    upstream
+        .write("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: chat\r\n\r\n")
+        .await;
+    client.head().await;
+    let line = logged.line().await;
+    assert_eq!(
+        (&line["status"], &line["attempts"], &line["path"]),
+        (&101.into(), &1.into(), &"/c".into())
+    );
+    assert!(line.get("broken").is_none(), "{line}");
+    client.write("it goes on").await;
+    assert_eq!(upstream.until("on").await, "it goes on");
+}
