@@ -35,6 +35,7 @@ pub mod serve;
 mod short;
 mod sight;
 mod sockets;
+mod stream;
 
 #[cfg(test)]
 mod tests;

@@ -1,23 +1,13 @@
-//! A connection to an endpoint, bare or with TLS.
+//! Making a connection to an endpoint, in plain text or with TLS.
 
-use std::{
-    io::{self, IoSlice},
-    net::SocketAddr,
-    pin::Pin,
-    rc::Rc,
-    task::{Context, Poll},
-};
+use std::{io, net::SocketAddr, rc::Rc};
 
 use fleet_config::{Endpoint, Scheme};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
-use tokio_rustls::client::TlsStream;
+use tokio::net::TcpStream;
 
 use crate::{
     backend::tls::{Tls, TlsError},
-    short,
+    stream::Stream,
 };
 
 /// Why there is no connection.
@@ -46,86 +36,14 @@ pub(crate) async fn dial(
     let stream = connected.map_err(refused)?;
     stream.set_nodelay(true).map_err(refused)?;
     match (endpoint.scheme, tls) {
-        (Scheme::Http, _) => Ok(Stream::Bare(stream)),
+        (Scheme::Http, _) => Ok(Stream::Plain(stream)),
         (Scheme::Https, Some(tls)) => {
             let stream = tls.handshake(endpoint, stream, http2).await?;
-            Ok(Stream::Tls(Box::new(stream)))
+            Ok(Stream::Tls(Box::new(stream.into())))
         }
         (Scheme::Https, None) => {
             let why = "its TLS settings are not there yet".to_owned();
             Err(TlsError::Files(why).into())
-        }
-    }
-}
-
-/// Bytes to and from an endpoint.
-#[derive(Debug)]
-pub(crate) enum Stream {
-    /// As they are.
-    Bare(TcpStream),
-    /// Encrypted.
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Bare(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Bare(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Bare(stream) => short::write(
-                (Pin::new(stream), cx),
-                slices,
-                |(stream, cx), whole| stream.poll_write(cx, whole),
-                |(stream, cx), slices| stream.poll_write_vectored(cx, slices),
-            ),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Bare(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Bare(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Bare(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     admit::backend::Live,
     backend::{
         cost::{Burden, Latency},
-        dial::{DialError, Stream, dial},
+        dial::{DialError, dial},
         endpoints::Share,
         lent::{Connection, Multiplexed},
         reach::Target,
@@ -43,6 +43,7 @@ use crate::{
         MAX_HEADERS,
     },
     serve::executor::LocalExecutor,
+    stream::Stream,
 };
 
 /// How often an HTTP/2 connection with open streams is asked whether it lives,

@@ -16,12 +16,10 @@ use prost::Message;
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
-    backend::{
-        dial::{Stream, dial},
-        tls::Tls,
-    },
+    backend::{dial::dial, tls::Tls},
     limits::{MAX_BUFFER_BYTES, MAX_HEADER_BYTES, MAX_HEADERS},
     serve::executor::LocalExecutor,
+    stream::Stream,
 };
 
 /// How we name ourselves to endpoints, so that their logs can tell probes.

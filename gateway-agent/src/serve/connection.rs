@@ -53,10 +53,10 @@ use crate::{
         opening::{Arrived, Opened, open},
         pulse::{Health, Pulse, Running},
         stalled::Streams,
-        stream::Stream,
         tunnel::Tunnel,
         watched::Watched,
     },
+    stream::Stream,
 };
 
 /// For one more request on an idle connection once a drain begins. It may be on its

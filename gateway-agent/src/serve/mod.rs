@@ -14,7 +14,6 @@ pub mod proxy_protocol;
 pub(crate) mod pulse;
 pub mod server;
 pub(crate) mod stalled;
-pub(crate) mod stream;
 pub(crate) mod tls;
 pub(crate) mod tunnel;
 pub(crate) mod watched;

@@ -14,9 +14,9 @@ use crate::{
     serve::{
         places::{Places, Seat},
         proxy_protocol::{self, Sender},
-        stream::Stream,
         tls::{self, ServerTls},
     },
+    stream::Stream,
 };
 
 /// What an HTTP/2 client sends first.
@@ -119,7 +119,7 @@ async fn proxied(stream: &mut TcpStream) -> io::Result<Sender> {
 
 async fn handshake(tls: ServerTls, stream: TcpStream) -> io::Result<Stream> {
     let stream = TlsAcceptor::from(tls).accept(stream).await?;
-    Ok(Stream::Tls(Box::new(stream)))
+    Ok(Stream::Tls(Box::new(stream.into())))
 }
 
 /// Enough to know the protocol.

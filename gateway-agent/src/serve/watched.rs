@@ -29,8 +29,8 @@ use crate::{
         framing::{Framing, Next},
         meter::Meter,
         pulse::Pulse,
-        stream::Stream,
     },
+    stream::Stream,
 };
 
 /// What is read at once, at most: as much as hyper asks for.

@@ -1,4 +1,5 @@
-//! A client's connection as bytes, with or without TLS around them.
+//! A connection as bytes, with or without TLS around them, to a client or to an
+//! endpoint.
 //!
 //! An enum, so that there is one kind of connection above it; only the TLS half
 //! is boxed, since most of the others would carry its size for nothing.
@@ -13,14 +14,16 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsStream;
 
 use crate::short;
 
-/// A client's connection.
+/// A connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
+    /// As they are.
     Plain(TcpStream),
+    /// Encrypted.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -33,7 +36,7 @@ impl Stream {
         }
     }
 
-    /// What the client and we agreed on in ALPN.
+    /// What the other side and we agreed on in ALPN.
     pub(crate) fn protocol(&self) -> Option<&[u8]> {
         match self {
             Self::Plain(_) => None,
