@@ -7,7 +7,7 @@
 //! wait. Streams (gRPC, server-sent events) pause by design: once they have
 //! started, only their idle time ends them.
 
-use std::{pin::pin, rc::Rc, time::Duration};
+use std::{cell::RefCell, pin::pin, rc::Rc, time::Duration};
 
 use breaker_core::outcome::{FailureKind, OutcomeClass};
 use fleet_config::{HostLimits, Retry, Timeouts};
@@ -363,7 +363,7 @@ pub(crate) fn deliver(
             parts.extensions.insert(UntilClose);
         }
         let relay = Relay::new(body, exchange, watchdog, grpc, parts.status);
-        Body::Relay(Box::new(relay))
+        Body::Relay(Rc::new(RefCell::new(relay)))
     };
     headers::strip_hop_by_hop(&mut parts.headers);
     Attempt {

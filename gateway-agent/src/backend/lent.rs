@@ -11,7 +11,7 @@ use hyper::{
 use tokio::time::Instant;
 
 use crate::{
-    backend::{pool::Pool, upload::Upload},
+    backend::{pool::Pool, relay, upload::Upload},
     limits::{H2_STREAMS, UPSTREAM_IDLE},
 };
 
@@ -65,6 +65,13 @@ impl Connection {
         match &mut self.kind {
             Kind::Http1 { sender, .. } => Either::Left(sender.try_send_request(request)),
             Kind::Http2 { sender, .. } => Either::Right(sender.try_send_request(request)),
+        }
+    }
+
+    /// Its response is long, and may have to make room.
+    pub(crate) fn stands(&self, relay: &relay::Shared) {
+        if let Kind::Http1 { pool, .. } = &self.kind {
+            pool.standing.add(relay);
         }
     }
 

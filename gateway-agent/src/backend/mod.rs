@@ -16,6 +16,7 @@ pub(crate) mod pool;
 pub(crate) mod reach;
 pub(crate) mod relay;
 pub(crate) mod retry;
+pub(crate) mod standing;
 pub(crate) mod tls;
 pub(crate) mod upkeep;
 pub(crate) mod upload;

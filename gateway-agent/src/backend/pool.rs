@@ -36,6 +36,7 @@ use crate::{
         endpoints::Share,
         lent::{Connection, Multiplexed},
         reach::Target,
+        standing::Responses,
         upload::Upload,
     },
     limits::{
@@ -106,6 +107,8 @@ pub(crate) struct Pool {
     /// Its endpoint left the configuration: nothing is kept any more.
     retired: Cell<bool>,
     idle: RefCell<VecDeque<Idle>>,
+    /// Long responses on its connections.
+    pub(crate) standing: Responses,
     shared: RefCell<Vec<Multiplexed>>,
     /// The HTTP/2 connection being made, for everyone who waits for it.
     connecting: RefCell<Option<Connecting>>,
@@ -190,6 +193,7 @@ impl Pool {
             in_flight: Cell::new(0),
             retired: Cell::new(false),
             idle: RefCell::default(),
+            standing: Responses::default(),
             shared: RefCell::default(),
             connecting: RefCell::default(),
         })
@@ -231,6 +235,7 @@ impl Pool {
     pub(crate) fn sweep(&self, now: Instant) {
         let fresh = |idle: &Idle| idle.until > now && !idle.sender.is_closed();
         self.idle.borrow_mut().retain(fresh);
+        self.standing.sweep();
         let wanted = |shared: &Multiplexed| !shared.is_closed() && !shared.is_stale(now);
         self.shared.borrow_mut().retain(wanted);
     }
@@ -405,6 +410,10 @@ impl Pool {
         limit: Duration,
     ) -> Result<(Stream, Open), ConnectError> {
         let allowed = self.share.of(self.live.max_connections.load(Relaxed));
+        if self.open.get() >= allowed && self.standing.evict_one(Instant::now()) {
+            // Its connection ends.
+            tokio::task::yield_now().await;
+        }
         if self.open.get() >= allowed {
             return Err(ConnectError::Limit);
         }

@@ -3,7 +3,9 @@
 //! it stalls, or, dropped before any of these, as the client's leaving.
 
 use std::{
+    cell::RefCell,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
 };
 
@@ -12,6 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use crate::backend::{classify, exchange::Exchange, watchdog::Watchdog};
 
@@ -25,6 +28,9 @@ pub(crate) enum Broken {
     /// Nothing came for too long.
     #[error("the backend stalled")]
     Stalled,
+    /// The client took nothing while others waited for its connection.
+    #[error("the client stood still")]
+    Evicted,
     /// A bug of ours.
     #[error("the body panicked")]
     Panicked,
@@ -36,17 +42,51 @@ impl Broken {
         match self {
             Self::Reset(_) => "reset",
             Self::Stalled => "stalled",
+            Self::Evicted => "evicted",
             Self::Panicked => "internal",
         }
     }
 }
 
+/// Since when the client takes nothing of a response.
+#[derive(Debug, Default)]
+struct Standing {
+    since: Option<Instant>,
+    /// Frames so far.
+    frames: u32,
+}
+
+/// A relay that its pool may ask to make room.
+pub(crate) type Shared = Rc<RefCell<Relay>>;
+
+/// The next frame. A response that is not over by its second one is made known to
+/// its pool: its client may be one who never asks for more.
+pub(crate) fn poll(
+    relay: &Shared,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    let mut this = relay.borrow_mut();
+    let polled = this.poll_frame(cx);
+    if polled.is_ready()
+        && let Some(exchange) = &this.exchange
+    {
+        if this.standing.frames == 1 {
+            exchange.connection.stands(relay);
+        }
+        this.standing.frames = this.standing.frames.saturating_add(1);
+        this.standing.since = Some(Instant::now());
+    }
+    polled
+}
+
 /// A response's body with what it holds.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    body: Incoming,
+    /// `None` once it had to make room.
+    body: Option<Incoming>,
     /// `None` once settled and given back.
     exchange: Option<Exchange>,
+    standing: Standing,
     watchdog: Watchdog,
     grpc: bool,
     status: StatusCode,
@@ -61,22 +101,24 @@ impl Relay {
         status: StatusCode,
     ) -> Self {
         Self {
-            body,
+            body: Some(body),
             exchange: Some(exchange),
+            standing: Standing::default(),
             watchdog,
             grpc,
             status,
         }
     }
 
-    pub(crate) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let next = match Pin::new(&mut self.body).poll_frame(cx) {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(Some(Err(Broken::Evicted)));
+        };
+        let next = match Pin::new(body).poll_frame(cx) {
             Poll::Ready(next) => next,
             Poll::Pending if self.exchange.is_none() => return Poll::Pending,
             Poll::Pending => {
+                self.standing.since = None;
                 while self.watchdog.poll_bite(cx).is_ready() {
                     if !self.client_owes() {
                         self.fail(FailureKind::Timeout);
@@ -104,9 +146,21 @@ impl Relay {
         Poll::Ready(next.map(|frame| frame.map_err(Broken::from)))
     }
 
+    /// Since when the next move is the client's; `None`: it is not.
+    pub(crate) fn stands_since(&self) -> Option<Instant> {
+        self.exchange.as_ref().and(self.standing.since)
+    }
+
+    /// Frees its connection for somebody who will use it. The client sees its
+    /// response cut; to the backend it is as if the client had left.
+    pub(crate) fn evict(&mut self) {
+        self.body = None;
+        self.exchange = None;
+    }
+
     /// The frame just taken was the last. gRPC's last is its trailer.
     fn ends_here(&self) -> bool {
-        !self.grpc && self.body.is_end_stream()
+        !self.grpc && self.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn end(&mut self, trailers: Option<&HeaderMap>) {
@@ -128,10 +182,12 @@ impl Relay {
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.exchange.is_none() && self.body.is_end_stream()
+        let ended = self.body.as_ref().is_some_and(Incoming::is_end_stream);
+        self.exchange.is_none() && ended
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let body = self.body.as_ref();
+        body.map_or_else(SizeHint::default, Incoming::size_hint)
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use crate::{
-    backend::relay::{Broken, Relay},
+    backend::relay::{self, Broken},
     cache::fill::Tee,
     serve::tunnel::Tunnel,
     sight::watched::Watched,
@@ -24,7 +24,7 @@ pub(crate) enum Body {
     /// Ours, whole.
     Full(Bytes),
     /// A backend's.
-    Relay(Box<Relay>),
+    Relay(relay::Shared),
     /// Any, of a request that will be told about.
     Watched(Box<Watched>),
     /// A backend's, copied as it comes.
@@ -53,7 +53,7 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         match &mut *self {
-            Self::Relay(relay) => return relay.poll_frame(cx),
+            Self::Relay(relay) => return relay::poll(relay, cx),
             Self::Watched(body) => return body.poll_frame(cx),
             Self::Tee(tee) => return tee.poll_frame(cx),
             Self::Empty | Self::Full(_) | Self::Tunnel(_) => {}
@@ -70,7 +70,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty | Self::Tunnel(_) => true,
             Self::Full(_) => false,
-            Self::Relay(relay) => relay.is_end_stream(),
+            Self::Relay(relay) => relay.borrow().is_end_stream(),
             Self::Watched(body) => body.is_end_stream(),
             Self::Tee(tee) => tee.is_end_stream(),
         }
@@ -80,7 +80,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Relay(relay) => relay.size_hint(),
+            Self::Relay(relay) => relay.borrow().size_hint(),
             Self::Watched(body) => body.size_hint(),
             Self::Tee(tee) => tee.size_hint(),
         }

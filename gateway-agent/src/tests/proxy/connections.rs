@@ -3,7 +3,7 @@
 
 use super::{
     GET, OK,
-    rig::{Rig, Scripted, Wire},
+    rig::{Rig, Scripted, Wire, within},
 };
 use crate::admit::recorder::Tally;
 
@@ -181,4 +181,42 @@ async fn connections_to_an_endpoint_that_left_the_configuration_are_closed() {
     last.write(OK).await;
     busy.until("ok").await;
     assert_eq!(last.rest().await, "", "what was in use is not kept");
+}
+
+#[tokio::test]
+async fn who_takes_nothing_of_a_long_response_makes_room_for_others() {
+    let backend = Scripted::start().await;
+    let rig = Rig::in_front_of(backend.address, "limits: {max_connections: 1}");
+    let mut slow = rig.client().await;
+    slow.write(GET).await;
+    let mut upstream = backend.accept().await;
+    upstream.head().await;
+    let long = "HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n";
+    upstream.write(long).await;
+    slow.until("1000000000").await;
+    upstream.write_until_stuck().await;
+    // Refused while the client may still go on.
+    let mut refused = 0;
+    let (mut other, mut fresh) = within(async {
+        loop {
+            let mut other = rig.client().await;
+            other.write(GET).await;
+            tokio::select! {
+                fresh = backend.accept() => return (other, fresh),
+                head = other.head() => {
+                    assert!(head.contains("reason=limit"), "{head}");
+                    refused += 1;
+                }
+            }
+        }
+    })
+    .await;
+    fresh.head().await;
+    fresh.write(OK).await;
+    other.until("ok").await;
+    assert!(refused > 0, "it had a moment to go on");
+    upstream.write_until_closed("more").await;
+    // To the backend, that client has left.
+    rig.in_flight(0).await;
+    assert_eq!(rig.count("r", Tally::Reset), 0);
 }
