@@ -82,9 +82,9 @@ async fn a_user_gets_one_answer_at_every_gateway() {
     );
 }
 
-/// A backend loses half of its capacity under 400 requests a second and answers
-/// 503 to the excess. Returns what it served in each second after that.
-async fn half_the_capacity(throttle: bool) -> (Vec<usize>, Fleet) {
+/// A backend loses capacity under 400 requests a second: it takes so many a second
+/// and answers 503 to the excess. Returns what it served in each second after that.
+async fn less_capacity(capacity: u32, throttle: bool) -> (Vec<usize>, Fleet) {
     let backend = ScriptedBackend::local("us-east")
         .await
         .expect("a free port");
@@ -103,7 +103,7 @@ async fn half_the_capacity(throttle: bool) -> (Vec<usize>, Fleet) {
         settled(backend.receipts().count() >= 2000)
     })
     .await;
-    backend.behave(Behaviour::capacity(180));
+    backend.behave(Behaviour::capacity(capacity));
     let halved = Instant::now();
     eventually("25 s of overload", 2 * SOON, || async {
         settled(halved.elapsed() >= 25 * SECOND)
@@ -123,7 +123,7 @@ async fn half_the_capacity(throttle: bool) -> (Vec<usize>, Fleet) {
 #[tokio::test(flavor = "multi_thread")]
 async fn overload_is_metered_and_what_the_backend_takes_is_served() {
     let _alone = alone().await;
-    let (served, fleet) = half_the_capacity(true).await;
+    let (served, fleet) = less_capacity(180, true).await;
     println!("with the throttle, served each second: {served:?}");
     let settled: f64 = served[10..].iter().map(|n| *n as f64).sum::<f64>() / 15.0;
     assert!(
@@ -152,7 +152,7 @@ async fn overload_is_metered_and_what_the_backend_takes_is_served() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_throttle_the_breaker_flaps() {
     let _alone = alone().await;
-    let (served, fleet) = half_the_capacity(false).await;
+    let (served, fleet) = less_capacity(100, false).await;
     println!("without the throttle, served each second: {served:?}");
     let api = fleet.control_planes[0].api().await.expect("a replica");
     let events = api.events("pay/us-east").await.expect("events");
@@ -161,7 +161,7 @@ async fn without_the_throttle_the_breaker_flaps() {
         .filter(|e| e.kind() == EventKind::Transition && e.to_state() == BreakerState::Open);
     let mean: f64 = served[10..].iter().map(|n| *n as f64).sum::<f64>() / 15.0;
     assert!(
-        opened.count() >= 2 || mean < 0.8 * 180.0,
+        opened.count() >= 2 || mean < 0.8 * 100.0,
         "the comparison shows nothing: {mean} requests/s served"
     );
 }
