@@ -18,8 +18,9 @@ use crate::{
 /// What `--help` says last.
 const AFTER_HELP: &str = "\
 Signals:
-  SIGTERM, SIGINT  Take no more connections, finish requests in flight (30 s at most),
-                   say goodbye to the control plane and exit. A second one exits at once.
+  SIGTERM, SIGINT  Take no more connections, finish requests in flight (30 s at most,
+                   or what limits.drain_timeout of --host-config says), say goodbye to the
+                   control plane and exit. A second one exits at once.
   SIGHUP           Read --host-config, its certificates and --config again, and open
                    the access log anew.
 
